@@ -1,0 +1,148 @@
+package embed
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+// Layout says which streams and buckets there are. A zero field is its default.
+type Layout struct {
+	// Shards is how many streams the events are spread over, 1 to staffetta.MaxShards. Default 64.
+	// It cannot be changed: an endpoint's shard follows from it.
+	Shards int
+	// Replicas of every stream, for an external cluster: 1, 3 or 5. Default 1.
+	Replicas int
+	// DuplicateWindow is how long a repeated Nats-Msg-Id is recognised; the server keeps the ids of
+	// that time in memory. Default 2 minutes.
+	DuplicateWindow time.Duration
+	// DeadLetterAge and DeadLetterBytes bound the dead letters; the oldest go first. Defaults 30 days
+	// and 4 GiB (embedded: at most an eighth of Config.MaxStore).
+	DeadLetterAge   time.Duration
+	DeadLetterBytes int64
+	// IdempotencyAge is how long a repeated idempotency key is recognised. Default 24 hours.
+	IdempotencyAge time.Duration
+}
+
+// maxConsumers is explicit because the server takes "unlimited" for "not set", which means 1,000.
+const maxConsumers = 1_000_000
+
+// shardsKey is where the cursors' stream remembers how many shards they are for.
+const shardsKey = "staffetta.shards"
+
+// registryStream is what the server calls the bucket's stream.
+const registryStream = "KV_" + staffetta.RegistryBucket
+
+// within fills the defaults and checks the layout against the bound of the store.
+func (l Layout) within(maxStore int64) (Layout, error) {
+	if maxStore < 16<<20 {
+		return l, fmt.Errorf("max store: must be at least 16 MiB")
+	}
+	if l.DeadLetterBytes == 0 {
+		l.DeadLetterBytes = min(4<<30, maxStore/8)
+	}
+	if l.DeadLetterBytes > maxStore {
+		return l, fmt.Errorf("dead letter bytes: %d is more than the store's %d", l.DeadLetterBytes, maxStore)
+	}
+	return l.withDefaults()
+}
+
+func (l Layout) withDefaults() (Layout, error) {
+	if l.Shards == 0 {
+		l.Shards = 64
+	}
+	if l.Replicas == 0 {
+		l.Replicas = 1
+	}
+	if l.DuplicateWindow == 0 {
+		l.DuplicateWindow = 2 * time.Minute
+	}
+	if l.DeadLetterAge == 0 {
+		l.DeadLetterAge = 30 * 24 * time.Hour
+	}
+	if l.DeadLetterBytes == 0 {
+		l.DeadLetterBytes = 4 << 30
+	}
+	if l.IdempotencyAge == 0 {
+		l.IdempotencyAge = 24 * time.Hour
+	}
+	switch {
+	case l.Shards < 1 || l.Shards > staffetta.MaxShards:
+		return l, fmt.Errorf("shards: must be between 1 and %d", staffetta.MaxShards)
+	case l.Replicas != 1 && l.Replicas != 3 && l.Replicas != 5:
+		return l, fmt.Errorf("replicas: must be 1, 3 or 5")
+	case l.DuplicateWindow < 100*time.Millisecond:
+		return l, fmt.Errorf("duplicate window: must be at least 100ms")
+	case l.DeadLetterAge < time.Second || l.IdempotencyAge < time.Second:
+		return l, fmt.Errorf("dead letter age, idempotency age: must be at least 1s")
+	case l.DeadLetterBytes < 1<<20:
+		return l, fmt.Errorf("dead letter bytes: must be at least 1 MiB")
+	}
+	return l, nil
+}
+
+// streams lists every stream of the layout but the registry's, which is a bucket.
+func (l Layout) streams() []jetstream.StreamConfig {
+	cursors := l.stream(staffetta.CursorStream, staffetta.CursorSubjects)
+	cursors.MaxMsgsPerSubject = 1
+	cursors.Metadata = map[string]string{shardsKey: strconv.Itoa(l.Shards)}
+
+	dead := l.stream(staffetta.DeadLetterStream, staffetta.DeadLetterSubjects)
+	dead.MaxAge, dead.MaxBytes = l.DeadLetterAge, l.DeadLetterBytes
+
+	keys := l.stream(staffetta.IdempotencyStream, staffetta.IdempotencySubject)
+	keys.MaxAge = l.IdempotencyAge
+
+	configs := []jetstream.StreamConfig{cursors, dead, keys}
+	for shard := range l.Shards {
+		events := l.stream(staffetta.EventStream(shard), staffetta.EventSubjects(shard))
+		events.Discard = jetstream.DiscardNew // full is an error to the publisher, never a loss
+		events.MaxConsumers = maxConsumers
+		events.Duplicates = l.DuplicateWindow
+		configs = append(configs, events)
+	}
+	return configs
+}
+
+// stream spells out what the server would fill in, so that a config read back compares equal.
+func (l Layout) stream(name, subject string) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:              name,
+		Subjects:          []string{subject},
+		Retention:         jetstream.LimitsPolicy,
+		Storage:           jetstream.FileStorage,
+		Replicas:          l.Replicas,
+		Discard:           jetstream.DiscardOld,
+		AllowDirect:       true,
+		MaxConsumers:      -1,
+		MaxMsgs:           -1,
+		MaxBytes:          -1,
+		MaxMsgSize:        -1,
+		MaxMsgsPerSubject: -1,
+		Duplicates:        2 * time.Minute,
+	}
+}
+
+// registry holds workspaces, endpoints and keys, the newest value of each.
+func (l Layout) registry() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{
+		Bucket:   staffetta.RegistryBucket,
+		History:  1,
+		Storage:  jetstream.FileStorage,
+		Replicas: l.Replicas,
+	}
+}
+
+// names lists every stream of the layout, the registry's included.
+func (l Layout) names() []string {
+	configs := l.streams()
+	names := make([]string, 0, len(configs)+1)
+	for _, c := range configs {
+		names = append(names, c.Name)
+	}
+	return append(names, registryStream)
+}

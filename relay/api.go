@@ -1,0 +1,264 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rs/zerolog"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+// APIConfig says what the management API works on.
+type APIConfig struct {
+	// Registry has the workspaces, endpoints and keys.
+	Registry *Registry
+	// Catalogue has the event types that an endpoint may ask for.
+	Catalogue staffetta.Catalogue
+	// MinPlan is the least plan whose workspaces may create endpoints; empty is
+	// staffetta.PlanAdvanced.
+	MinPlan staffetta.Plan
+	// TestSend makes one signed POST of a sample to the endpoint, which counts nowhere. Without it
+	// the API answers 501.
+	TestSend func(context.Context, staffetta.Endpoint) (TestResult, error)
+	// State says where the deliveries of an endpoint stand, by its id; nil and false leave that out
+	// of the answers.
+	State func(endpoint string) (State, bool)
+	// Version is the program's, for the OpenAPI document.
+	Version string
+	// Log gets answers of 500 and above. The zero value is silent.
+	Log zerolog.Logger
+}
+
+// TestResult is what a test send came to.
+type TestResult struct {
+	// Delivered says that the endpoint has accepted the sample.
+	Delivered bool
+	// Status is the HTTP status, 0 where Error says why there is none.
+	Status   int
+	Error    string
+	Duration time.Duration
+	// Response is the head of the response's body.
+	Response string
+}
+
+// State is where the deliveries of an endpoint stand. What is zero or nil is left out of answers,
+// but for Backlog.
+type State struct {
+	// Backlog is how many events wait, the one under way included; OldestAt is when the first of
+	// them was stored.
+	Backlog  uint64
+	OldestAt *time.Time
+	// Attempt is the number of the head's attempts so far, NextAttemptAt when the next one is due.
+	Attempt       int
+	NextAttemptAt *time.Time
+	// LastError says why the head's last attempt failed.
+	LastError string
+}
+
+// API is the management half of the relay's HTTP API: workspaces, keys, endpoints.
+type API struct {
+	cfg     APIConfig
+	openAPI []byte
+}
+
+// NewAPI checks the configuration.
+func NewAPI(cfg APIConfig) (*API, error) {
+	if cfg.MinPlan == "" {
+		cfg.MinPlan = staffetta.PlanAdvanced
+	}
+	switch {
+	case cfg.Registry == nil:
+		return nil, errors.New("make API: Registry is missing")
+	case !cfg.MinPlan.Valid():
+		return nil, fmt.Errorf("make API: MinPlan %q is no plan", cfg.MinPlan)
+	case len(cfg.Catalogue.Types()) == 0:
+		return nil, errors.New("make API: Catalogue is empty")
+	}
+	document, err := openAPIDocument(cfg.Version, cfg.Catalogue)
+	if err != nil {
+		return nil, fmt.Errorf("make API: %w", err)
+	}
+	return &API{cfg: cfg, openAPI: document}, nil
+}
+
+// permission is who may call.
+type permission uint8
+
+const (
+	anyone       permission = iota
+	anyKey                  // the admin key or the key of any workspace
+	workspaceKey            // the admin key or a key of the workspace in the path
+	adminKey
+)
+
+// operation is one method of one path.
+type operation struct {
+	method, path string
+	permission   permission
+	serve        func(*http.Request) (answer, error)
+}
+
+// answer is what a request comes to when it is no error.
+type answer struct {
+	status   int
+	body     any // JSON, or nothing where it is nil
+	location string
+}
+
+func (a *API) operations() []operation {
+	const (
+		workspace = "/v1/workspaces/{workspace}"
+		keys      = workspace + "/keys"
+		endpoints = workspace + "/endpoints"
+		endpoint  = endpoints + "/{endpoint}"
+	)
+	return []operation{
+		{"GET", "/v1/openapi.json", anyone, a.getOpenAPI},
+		{"GET", "/v1/event-types", anyKey, a.listEventTypes},
+		{"GET", "/v1/workspaces", adminKey, a.listWorkspaces},
+		{"PUT", workspace, adminKey, a.putWorkspace},
+		{"GET", workspace, workspaceKey, a.getWorkspace},
+		{"DELETE", workspace, adminKey, a.deleteWorkspace},
+		{"POST", keys, adminKey, a.createKey},
+		{"GET", keys, adminKey, a.listKeys},
+		{"DELETE", keys + "/{key}", adminKey, a.deleteKey},
+		{"POST", endpoints, workspaceKey, a.createEndpoint},
+		{"GET", endpoints, workspaceKey, a.listEndpoints},
+		{"GET", endpoint, workspaceKey, a.getEndpoint},
+		{"PATCH", endpoint, workspaceKey, a.patchEndpoint},
+		{"DELETE", endpoint, workspaceKey, a.deleteEndpoint},
+		{"POST", endpoint + "/enable", workspaceKey, a.enableEndpoint},
+		{"POST", endpoint + "/disable", workspaceKey, a.disableEndpoint},
+		{"POST", endpoint + "/test", workspaceKey, a.testEndpoint},
+		{"POST", endpoint + "/rotate-key", workspaceKey, a.rotateKey},
+	}
+}
+
+// servedElsewhere are the paths of the API that the intake's own server answers, with the methods
+// it takes there; this half only says 405 to the others.
+var servedElsewhere = map[string]string{
+	"/healthz":                          http.MethodGet,
+	"/readyz":                           http.MethodGet,
+	"/v1/workspaces/{workspace}/events": http.MethodPost,
+}
+
+// Handler serves the API. Whatever it is asked, it answers JSON or a problem document.
+func (a *API) Handler() http.Handler {
+	mux := http.NewServeMux()
+	for _, op := range a.operations() {
+		mux.HandleFunc(op.method+" "+op.path, func(w http.ResponseWriter, r *http.Request) { a.handle(w, r, op) })
+	}
+	for path, method := range servedElsewhere {
+		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { writeProblem(w, problemMethod(method)) })
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer a.recoverPanic(w, r)
+		// The mux would redirect a path that is not clean.
+		if r.URL.Path != path.Clean(r.URL.Path) {
+			writeProblem(w, problemNoRoute())
+			return
+		}
+		if fallback, pattern := mux.Handler(r); pattern == "" {
+			writeProblem(w, unrouted(fallback, r))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// unrouted asks the mux's own handler whether the path or the method is unknown.
+func unrouted(fallback http.Handler, r *http.Request) Problem {
+	probe := headerProbe{}
+	fallback.ServeHTTP(probe, r)
+	if allow := http.Header(probe).Get("Allow"); allow != "" {
+		return problemMethod(allow)
+	}
+	return problemNoRoute()
+}
+
+// headerProbe is a ResponseWriter that keeps the headers alone.
+type headerProbe http.Header
+
+func (p headerProbe) Header() http.Header            { return http.Header(p) }
+func (p headerProbe) Write(text []byte) (int, error) { return len(text), nil }
+func (p headerProbe) WriteHeader(int)                {}
+
+func (a *API) recoverPanic(w http.ResponseWriter, r *http.Request) {
+	if cause := recover(); cause != nil {
+		a.fail(w, r, fmt.Errorf("panic: %v", cause))
+	}
+}
+
+func (a *API) handle(w http.ResponseWriter, r *http.Request, op operation) {
+	if err := a.permit(r, op.permission); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	result, err := op.serve(r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	var body []byte
+	if raw, ok := result.body.(jsontext.Value); ok {
+		body = raw
+	} else if result.body != nil {
+		// What an endpoint answered may not be UTF-8.
+		if body, err = json.Marshal(result.body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true)); err != nil {
+			a.fail(w, r, fmt.Errorf("write answer: %w", err))
+			return
+		}
+		w.Header().Set("Cache-Control", "no-store") // it may have a key in it
+	}
+	if body != nil {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	if result.location != "" {
+		w.Header().Set("Location", result.location)
+	}
+	w.WriteHeader(result.status)
+	_, _ = w.Write(body) // a client that has gone needs no answer
+}
+
+func (a *API) permit(r *http.Request, p permission) error {
+	if p == anyone {
+		return nil
+	}
+	token := bearerToken([]byte(r.Header.Get("Authorization")))
+	access := a.cfg.Registry.Authorize(r.PathValue("workspace"), token)
+	switch {
+	case access == AccessAdmin, p == anyKey && access != AccessNone, p == workspaceKey && access == AccessWorkspace:
+		return nil
+	case access == AccessNone:
+		return problemUnauthorized()
+	case p == adminKey:
+		return problemAdminOnly()
+	default:
+		return problemForbidden()
+	}
+}
+
+// fail answers with the problem that the error is, and logs those that are ours.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := problemFor(err)
+	if p.Status >= http.StatusInternalServerError {
+		a.cfg.Log.Error().Err(err).Int("status", p.Status).Str("method", r.Method).Str("route", r.Pattern).
+			Str("workspace", r.PathValue("workspace")).Str("endpoint", r.PathValue("endpoint")).Msg("cannot answer a request")
+	}
+	writeProblem(w, p)
+}
+
+func (a *API) getOpenAPI(*http.Request) (answer, error) {
+	return answer{status: http.StatusOK, body: jsontext.Value(a.openAPI)}, nil
+}
+
+func (a *API) listEventTypes(*http.Request) (answer, error) {
+	return answer{status: http.StatusOK, body: list[staffetta.EventType]{Items: a.cfg.Catalogue.Types()}}, nil
+}

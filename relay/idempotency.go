@@ -1,0 +1,394 @@
+package relay
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+const (
+	// idempotencyAge is how long the key of an accepted event is remembered.
+	idempotencyAge = 24 * time.Hour
+	// idempotencyInterval is how long an accepted key may be off the record; what a kill takes
+	// from it is found again in the events themselves.
+	idempotencyInterval = 250 * time.Millisecond
+	// idempotencyHeartbeat is how often the record is written without a key, so that a start knows
+	// from which moment on to look through the events.
+	idempotencyHeartbeat = 10 * time.Second
+	// idempotencySlack is how much earlier than the last record a start begins to look: a key is
+	// recorded after its event is stored.
+	idempotencySlack = 10 * time.Second
+	// idempotencyRecord bounds the keys of one record message.
+	idempotencyRecord = 8192
+	idempotencyParts  = 64
+)
+
+// fingerprint stands for a key within a workspace: the first half of a SHA-256.
+type fingerprint [16]byte
+
+// The kinds of key: an Idempotency-Key and an event_id of the same text are not the same key.
+const (
+	keyOfRequest = 'k'
+	keyOfEvent   = 'e'
+)
+
+func fingerprintOf[T ~string | ~[]byte](workspace string, kind byte, key T) fingerprint {
+	var buffer [256]byte
+	b := append(buffer[:0], workspace...)
+	b = append(b, 0, kind)
+	b = append(b, key...)
+	sum := sha256.Sum256(b)
+	return fingerprint(sum[:16])
+}
+
+// text is the fingerprint as a header's value.
+func (f fingerprint) text() string { return base64.RawURLEncoding.EncodeToString(f[:]) }
+
+func parseFingerprint(s string) (f fingerprint, ok bool) {
+	n, err := base64.RawURLEncoding.Decode(f[:], []byte(s))
+	return f, err == nil && n == len(f) && len(s) == 22
+}
+
+// idempotency remembers the keys of accepted events for a day, across restarts: in memory, and in
+// batches in a stream of its own. It is bounded by a number of keys; beyond it the oldest go first.
+type idempotency struct {
+	js    jetstream.JetStream
+	log   zerolog.Logger
+	parts [idempotencyParts]keys
+
+	mu      sync.Mutex
+	pending []acceptedKey // accepted and not on record yet
+	full    chan struct{} // pending has reached a record's size
+}
+
+// keys is one part of all keys, so that producers do not wait for one lock.
+type keys struct {
+	mu       sync.Mutex
+	bound    int
+	accepted map[fingerprint]uint32 // the second since 1970
+	ids      map[fingerprint]string // the event's id where the relay made it
+	claimed  map[fingerprint]chan struct{}
+	found    map[fingerprint]*foundEvent
+}
+
+// acceptedKey is a key with the second it was accepted in, and the id of its event where the relay
+// made that.
+type acceptedKey struct {
+	fingerprint
+	unix    uint32
+	eventID string
+}
+
+// foundEvent is an event that a start found stored but not on record: its request may have been
+// cut off between two copies, so a repeat sends those that are missing.
+type foundEvent struct {
+	eventID   string
+	endpoints map[string]bool
+}
+
+// claim is the answer to a key.
+type claim struct {
+	// duplicate: the key was accepted before, as eventID (empty where the producer knows it).
+	duplicate bool
+	eventID   string
+	// busy is closed when the request that works on the same key ends; nil otherwise.
+	busy <-chan struct{}
+	// found is what an interrupted request has stored already; nil for nothing.
+	found *foundEvent
+}
+
+func newIdempotency(js jetstream.JetStream, bound int, log zerolog.Logger) *idempotency {
+	x := &idempotency{js: js, log: log, full: make(chan struct{}, 1)}
+	for i := range x.parts {
+		x.parts[i] = keys{
+			bound:    max(bound/idempotencyParts, 1),
+			accepted: make(map[fingerprint]uint32),
+			ids:      make(map[fingerprint]string),
+			claimed:  make(map[fingerprint]chan struct{}),
+			found:    make(map[fingerprint]*foundEvent),
+		}
+	}
+	return x
+}
+
+func (x *idempotency) part(f fingerprint) *keys { return &x.parts[f[0]%idempotencyParts] }
+
+// claim takes the key for one request, which must accept or release it. Nothing is taken where the
+// answer says duplicate or busy.
+func (x *idempotency) claim(f fingerprint, now time.Time) claim {
+	k := x.part(f)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if unix, ok := k.accepted[f]; ok && now.Unix()-int64(unix) < int64(idempotencyAge/time.Second) {
+		return claim{duplicate: true, eventID: k.ids[f]}
+	}
+	if busy, ok := k.claimed[f]; ok {
+		return claim{busy: busy}
+	}
+	k.claimed[f] = make(chan struct{})
+	return claim{found: k.found[f]}
+}
+
+// accept remembers the key: its event is stored. eventID is given where the relay made it.
+func (x *idempotency) accept(f fingerprint, eventID string, now time.Time) {
+	key := acceptedKey{f, uint32(now.Unix()), eventID}
+	k := x.part(f)
+	k.mu.Lock()
+	if k.put(key) {
+		x.log.Warn().Int("keys", k.bound*idempotencyParts).Msg("more idempotency keys than the bound: forgetting the oldest before their 24 hours")
+	}
+	delete(k.found, f)
+	k.free(f)
+	k.mu.Unlock()
+
+	x.mu.Lock()
+	x.pending = append(x.pending, key)
+	full := len(x.pending) >= idempotencyRecord
+	x.mu.Unlock()
+	if full {
+		select {
+		case x.full <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// release gives the key back: its event was not accepted.
+func (x *idempotency) release(f fingerprint) {
+	k := x.part(f)
+	k.mu.Lock()
+	k.free(f)
+	k.mu.Unlock()
+}
+
+func (k *keys) free(f fingerprint) {
+	if busy, ok := k.claimed[f]; ok {
+		close(busy)
+		delete(k.claimed, f)
+	}
+}
+
+// put adds a key. Where the part is full it first forgets the older half of it, and says so.
+func (k *keys) put(key acceptedKey) (forgot bool) {
+	if len(k.accepted) >= k.bound {
+		var sum int64
+		for _, unix := range k.accepted {
+			sum += int64(unix)
+		}
+		k.forget(sum/int64(len(k.accepted)) + 1)
+		forgot = true
+	}
+	k.accepted[key.fingerprint] = key.unix
+	if key.eventID != "" {
+		k.ids[key.fingerprint] = key.eventID
+	}
+	return forgot
+}
+
+// forget drops the keys accepted before a second.
+func (k *keys) forget(before int64) {
+	for f, unix := range k.accepted {
+		if int64(unix) < before {
+			delete(k.accepted, f)
+			delete(k.ids, f)
+		}
+	}
+}
+
+// run keeps the record until ctx ends, and then writes what is left of it.
+func (x *idempotency) run(ctx context.Context) {
+	write := time.NewTicker(idempotencyInterval)
+	defer write.Stop()
+	sweep := time.NewTicker(time.Hour)
+	defer sweep.Stop()
+	written := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			x.write(ctx)
+			return
+		case now := <-sweep.C:
+			for i := range x.parts {
+				k := &x.parts[i]
+				k.mu.Lock()
+				k.forget(now.Add(-idempotencyAge).Unix())
+				k.mu.Unlock()
+			}
+		case <-x.full:
+			x.write(ctx)
+			written = time.Now()
+		case now := <-write.C:
+			x.mu.Lock()
+			idle := len(x.pending) == 0
+			x.mu.Unlock()
+			if !idle || now.Sub(written) >= idempotencyHeartbeat {
+				x.write(ctx)
+				written = now
+			}
+		}
+	}
+}
+
+// write puts all pending keys on record, whether ctx has ended or not; what cannot be written
+// stays pending.
+func (x *idempotency) write(ctx context.Context) {
+	for {
+		x.mu.Lock()
+		batch := x.pending[:min(len(x.pending), idempotencyRecord)]
+		x.mu.Unlock()
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		_, err := x.js.Publish(bounded, staffetta.IdempotencySubject, appendKeys(nil, batch))
+		cancel()
+		if err != nil {
+			x.log.Error().Err(err).Msg("cannot record idempotency keys; trying again")
+			return
+		}
+		x.mu.Lock()
+		x.pending = append([]acceptedKey(nil), x.pending[len(batch):]...)
+		left := len(x.pending)
+		x.mu.Unlock()
+		if left == 0 {
+			return
+		}
+	}
+}
+
+// keyFormat is the first byte of a record. Behind it each key stands as its 16 bytes, the
+// uvarint of the second it was accepted in, and its event id with the length before it.
+const keyFormat = 1
+
+func appendKeys(dst []byte, batch []acceptedKey) []byte {
+	dst = append(dst, keyFormat)
+	for _, k := range batch {
+		dst = append(dst, k.fingerprint[:]...)
+		dst = binary.AppendUvarint(dst, uint64(k.unix))
+		dst = binary.AppendUvarint(dst, uint64(len(k.eventID)))
+		dst = append(dst, k.eventID...)
+	}
+	return dst
+}
+
+var errKeyRecord = errors.New("a record of idempotency keys is damaged or of a newer version")
+
+func parseKeys(b []byte, each func(acceptedKey)) error {
+	if len(b) == 0 || b[0] != keyFormat {
+		return errKeyRecord
+	}
+	for b = b[1:]; len(b) > 0; {
+		var k acceptedKey
+		if copy(k.fingerprint[:], b) < len(k.fingerprint) {
+			return errKeyRecord
+		}
+		b = b[len(k.fingerprint):]
+		unix, n := binary.Uvarint(b)
+		if n <= 0 {
+			return errKeyRecord
+		}
+		length, m := binary.Uvarint(b[n:])
+		if m <= 0 || length > uint64(len(b)-n-m) {
+			return errKeyRecord
+		}
+		k.unix, k.eventID, b = uint32(unix), string(b[n+m:n+m+int(length)]), b[n+m+int(length):]
+		each(k)
+	}
+	return nil
+}
+
+// load reads the record, then the events that were stored too late to be on it.
+func (x *idempotency) load(ctx context.Context, shards int) error {
+	oldest := time.Now().Add(-idempotencyAge)
+	last := oldest
+	err := readStream(ctx, x.js, staffetta.IdempotencyStream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &oldest,
+	}, func(m jetstream.Msg) error {
+		if meta, err := m.Metadata(); err == nil {
+			last = meta.Timestamp
+		}
+		return parseKeys(m.Data(), func(k acceptedKey) {
+			x.part(k.fingerprint).put(k)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("load idempotency keys: %w", err)
+	}
+	since := last.Add(-idempotencySlack)
+	var wg sync.WaitGroup
+	errs := make([]error, shards)
+	slots := make(chan struct{}, 8)
+	for n := range shards {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			errs[n] = readStream(ctx, x.js, staffetta.EventStream(n), jetstream.ConsumerConfig{
+				DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since, HeadersOnly: true,
+			}, func(m jetstream.Msg) error { return x.foundStored(m, staffetta.EventSubject(n, "")) })
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("look for events without a recorded key: %w", err)
+	}
+	x.write(ctx)
+	return nil
+}
+
+// foundStored notes a copy of an event whose key may not be on record.
+func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
+	f, ok := parseFingerprint(m.Headers().Get(staffetta.HeaderIdempotency))
+	if !ok {
+		return nil
+	}
+	k := x.part(f)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, ok := k.accepted[f]; ok {
+		return nil
+	}
+	e := k.found[f]
+	if e == nil {
+		e = &foundEvent{endpoints: make(map[string]bool)}
+		k.found[f] = e
+	}
+	e.eventID = m.Headers().Get(staffetta.HeaderEventID)
+	e.endpoints[m.Subject()[len(prefix):]] = true
+	return nil
+}
+
+// readStream calls f for every message of a stream that cfg selects and that is there by now.
+func readStream(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, f func(jetstream.Msg) error) error {
+	cfg.AckPolicy, cfg.MemoryStorage, cfg.Replicas = jetstream.AckNonePolicy, true, 1
+	cfg.InactiveThreshold = time.Minute
+	consumer, err := js.CreateConsumer(ctx, stream, cfg)
+	if err != nil {
+		return fmt.Errorf("create consumer on %s: %w", stream, err)
+	}
+	defer func() { _ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, consumer.CachedInfo().Name) }()
+	for left := consumer.CachedInfo().NumPending; left > 0; {
+		batch, err := consumer.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(10*time.Second))
+		if err != nil {
+			return fmt.Errorf("read %s: %w", stream, err)
+		}
+		got := uint64(0)
+		for m := range batch.Messages() {
+			got++
+			if err := f(m); err != nil {
+				return fmt.Errorf("read %s: %w", stream, err)
+			}
+		}
+		if got == 0 {
+			return fmt.Errorf("read %s: %d messages missing: %w", stream, left, batch.Error())
+		}
+		left -= min(got, left)
+	}
+	return nil
+}

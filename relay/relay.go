@@ -1,0 +1,149 @@
+// Package relay takes events in over HTTP and keeps the workspaces, endpoints and keys they are for.
+//
+// The guarantee: an event is answered with 202 only once a copy for every endpoint that wants it is
+// stored; a repeat within a day is recognised and stores nothing. What cannot be stored is refused with
+// 503, and nothing of it counts as accepted.
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+// Config of a Relay.
+type Config struct {
+	// Listen is the address of the HTTP API. Default 127.0.0.1:8080.
+	Listen string
+	// Listener is used in place of Listen where it is set.
+	Listener net.Listener
+	// Publish are the connections that events are stored over; a shard always uses the same one.
+	// Two or three serve best: one alone is a bottleneck, many cost more than they give.
+	Publish []*nats.Conn
+	// JetStream is for everything else; give it a connection of its own.
+	JetStream jetstream.JetStream
+	// Shards is how many streams there are; it is fixed when the store is made.
+	Shards int
+	// Registry says how workspaces and endpoints are kept; New sets its Bucket and Shards.
+	Registry RegistryConfig
+	// API says how they are managed; New sets its Registry.
+	API APIConfig
+	// IdempotencyKeys bounds the keys that are remembered for a day, at about 50 bytes each.
+	// Default 4,000,000.
+	IdempotencyKeys int
+	// Stored is told of every stored copy of an event, quickly: it runs on the hot path.
+	Stored func(shard int, endpoint string, sequence uint64)
+	// Accepting says why no event can be taken now, or nil. It is asked for every request.
+	Accepting func() error
+	Log       zerolog.Logger
+}
+
+func (c *Config) setDefaults() error {
+	switch {
+	case len(c.Publish) == 0:
+		return errors.New("relay config: Publish is empty")
+	case c.JetStream == nil:
+		return errors.New("relay config: JetStream is missing")
+	case c.Shards < 1 || c.Shards > staffetta.MaxShards:
+		return fmt.Errorf("relay config: Shards must be 1 to %d", staffetta.MaxShards)
+	}
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:8080"
+	}
+	if c.IdempotencyKeys == 0 {
+		c.IdempotencyKeys = 4_000_000
+	}
+	if c.Stored == nil {
+		c.Stored = func(int, string, uint64) {}
+	}
+	if c.Accepting == nil {
+		c.Accepting = func() error { return nil }
+	}
+	return nil
+}
+
+// Relay takes events in. Make one with New.
+type Relay struct {
+	registry    *Registry
+	idempotency *idempotency
+	server      *server
+	listener    net.Listener
+}
+
+// New loads what is stored and binds the address. Registry's hooks are told of every endpoint
+// before it returns; nothing is taken in before Run.
+func New(ctx context.Context, cfg Config) (*Relay, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	bucket, err := cfg.JetStream.KeyValue(ctx, staffetta.RegistryBucket)
+	if err != nil {
+		return nil, fmt.Errorf("open registry: %w", err)
+	}
+	cfg.Registry.Bucket, cfg.Registry.Shards = bucket, cfg.Shards
+	r := &Relay{}
+	if r.registry, err = OpenRegistry(ctx, cfg.Registry); err != nil {
+		return nil, err
+	}
+	r.idempotency = newIdempotency(cfg.JetStream, cfg.IdempotencyKeys, cfg.Log)
+	if err := r.idempotency.load(ctx, cfg.Shards); err != nil {
+		return nil, err
+	}
+	p, err := newPublisher(cfg.Publish, cfg.Stored)
+	if err != nil {
+		return nil, err
+	}
+	cfg.API.Registry = r.registry
+	api, err := NewAPI(cfg.API)
+	if err != nil {
+		return nil, err
+	}
+	in := &ingest{
+		registry: r.registry, publisher: p, idempotency: r.idempotency,
+		catalogue: cfg.API.Catalogue, accepting: cfg.Accepting,
+	}
+	r.server = newServer(in, api, cfg.Accepting)
+	if r.listener = cfg.Listener; r.listener == nil {
+		if r.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+		}
+	}
+	return r, nil
+}
+
+// Addr is the address that is bound.
+func (r *Relay) Addr() net.Addr { return r.listener.Addr() }
+
+// Registry knows the workspaces and their endpoints.
+func (r *Relay) Registry() *Registry { return r.registry }
+
+// Run takes events until ctx ends, then lets the requests under way end and writes down what they
+// were. It returns when all that it started has ended.
+func (r *Relay) Run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() { r.idempotency.run(behind) })
+	wg.Go(func() {
+		if err := r.registry.Run(behind); err != nil && behind.Err() == nil {
+			fail(fmt.Errorf("follow the registry: %w", err))
+		}
+	})
+	err := r.server.serve(ctx, r.listener)
+	stop()
+	wg.Wait()
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}

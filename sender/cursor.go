@@ -1,0 +1,244 @@
+package sender
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+// cursor is where a lane stands, as it is kept.
+type cursor struct {
+	settled uint64    // sequence of the last event done with
+	backlog uint64    // events behind it
+	failed  int       // failed attempts of the next one
+	due     time.Time // when it may be tried again; zero for at once
+}
+
+// record is the writing of a shard's cursors: one message, replaced as a whole.
+type record struct {
+	dirty  atomic.Bool
+	wake   chan struct{} // something changed
+	urgent chan struct{} // and must not wait for the interval
+	last   uint64        // sequence of the message that is the record now; only the writer touches it
+	lost   bool          // the answer to the last write never came: look before the next
+	buffer []byte
+}
+
+func newRecord() record {
+	return record{wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1)}
+}
+
+// touch says that a cursor of the shard has changed.
+func (s *shard) touch(urgent bool) {
+	if s.record.dirty.CompareAndSwap(false, true) {
+		signal(s.record.wake)
+	}
+	if urgent {
+		signal(s.record.urgent)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// keepCursors writes the record whenever it changed: at most once an interval, but at once where it
+// is urgent. When ctx ends it writes a last time. A write expects to follow the one before, so that
+// a second owner of the shard is found out at its or our next write.
+func (s *shard) keepCursors(ctx context.Context) error {
+	interval := s.d.cfg.CursorInterval
+	timer := time.NewTimer(interval)
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.record.wake:
+		case <-ctx.Done():
+			return s.writeCursors(context.WithoutCancel(ctx))
+		}
+		timer.Reset(interval)
+		select {
+		case <-timer.C:
+		case <-s.record.urgent:
+		case <-ctx.Done():
+		}
+		if err := s.writeCursors(context.WithoutCancel(ctx)); err != nil {
+			if errors.Is(err, ErrShardTaken) {
+				return err
+			}
+			s.d.cfg.Log.Error().Err(err).Int("shard", s.n).Msg("cannot write cursors; trying again")
+			s.touch(false)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+// writeCursors replaces the record where something changed.
+func (s *shard) writeCursors(ctx context.Context) error {
+	if !s.record.dirty.Swap(false) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if s.record.lost {
+		if err := s.findOwnRecord(ctx); err != nil {
+			s.record.dirty.Store(true)
+			return err
+		}
+	}
+	s.record.buffer = s.appendCursors(s.record.buffer[:0])
+	m := &nats.Msg{Subject: staffetta.CursorSubject(s.n), Data: s.record.buffer}
+	ack, err := s.d.cfg.JetStream.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(s.record.last))
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		s.record.last = ack.Sequence
+		return nil
+	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return fmt.Errorf("write cursors of shard %d: %w", s.n, ErrShardTaken)
+	default:
+		s.record.lost = true
+		s.record.dirty.Store(true)
+		return fmt.Errorf("write cursors of shard %d: %w", s.n, err)
+	}
+}
+
+// findOwnRecord learns what became of a write without an answer.
+func (s *shard) findOwnRecord(ctx context.Context) error {
+	before := s.record.last
+	_, writer, err := s.fetchCursors(ctx)
+	if err != nil {
+		return err
+	}
+	if s.record.last != before && writer != s.d.id {
+		return fmt.Errorf("read cursors of shard %d: %w", s.n, ErrShardTaken)
+	}
+	s.record.lost = false
+	return nil
+}
+
+// readCursors gives the cursors as they were kept last.
+func (s *shard) readCursors(ctx context.Context) (map[string]cursor, error) {
+	cursors, _, err := s.fetchCursors(ctx)
+	return cursors, err
+}
+
+func (s *shard) fetchCursors(ctx context.Context) (map[string]cursor, string, error) {
+	stream, err := s.d.cfg.JetStream.Stream(ctx, staffetta.CursorStream)
+	if err != nil {
+		return nil, "", fmt.Errorf("open stream %s: %w", staffetta.CursorStream, err)
+	}
+	m, err := stream.GetLastMsgForSubject(ctx, staffetta.CursorSubject(s.n))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		s.record.last = 0
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("read cursors of shard %d: %w", s.n, err)
+	}
+	s.record.last = m.Sequence
+	cursors, writer, err := parseCursors(m.Data)
+	if err != nil {
+		return nil, "", fmt.Errorf("read cursors of shard %d: %w", s.n, err)
+	}
+	return cursors, writer, nil
+}
+
+// cursorFormat is the first byte of a record. Behind it stand, each text with its length before
+// it and each number as a uvarint: the writer, then for every lane its key, settled, backlog,
+// failed, and due in nanoseconds since 1970 (0 for none).
+const cursorFormat = 1
+
+// appendCursors writes the record of the moment.
+func (s *shard) appendCursors(dst []byte) []byte {
+	dst = append(dst, cursorFormat)
+	dst = appendText(dst, s.d.id)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for key, l := range s.lanes {
+		l.mu.Lock()
+		c := cursor{l.settled, l.backlog, l.failed, l.due}
+		l.mu.Unlock()
+		dst = appendCursor(dst, key, c)
+	}
+	return dst
+}
+
+func appendCursor(dst []byte, key string, c cursor) []byte {
+	var due uint64
+	if !c.due.IsZero() {
+		due = uint64(c.due.UnixNano())
+	}
+	dst = appendText(dst, key)
+	dst = binary.AppendUvarint(dst, c.settled)
+	dst = binary.AppendUvarint(dst, c.backlog)
+	dst = binary.AppendUvarint(dst, uint64(c.failed))
+	return binary.AppendUvarint(dst, due)
+}
+
+func appendText(dst []byte, s string) []byte {
+	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+}
+
+var errRecord = errors.New("the record of cursors is damaged or of a newer version")
+
+func parseCursors(b []byte) (map[string]cursor, string, error) {
+	if len(b) == 0 || b[0] != cursorFormat {
+		return nil, "", errRecord
+	}
+	r := recordReader{rest: b[1:]}
+	writer := r.text()
+	cursors := make(map[string]cursor)
+	for len(r.rest) > 0 && !r.bad {
+		key := r.text()
+		c := cursor{settled: r.number(), backlog: r.number(), failed: int(r.number())}
+		if due := r.number(); due > 0 {
+			c.due = time.Unix(0, int64(due))
+		}
+		cursors[key] = c
+	}
+	if r.bad {
+		return nil, "", errRecord
+	}
+	return cursors, writer, nil
+}
+
+// recordReader reads a record; once something does not fit it is bad and gives zeros.
+type recordReader struct {
+	rest []byte
+	bad  bool
+}
+
+func (r *recordReader) number() uint64 {
+	v, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.bad, r.rest = true, nil
+		return 0
+	}
+	r.rest = r.rest[n:]
+	return v
+}
+
+func (r *recordReader) text() string {
+	n := r.number()
+	if n > uint64(len(r.rest)) {
+		r.bad, r.rest = true, nil
+		return ""
+	}
+	s := string(r.rest[:n])
+	r.rest = r.rest[n:]
+	return s
+}
