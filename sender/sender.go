@@ -50,7 +50,7 @@ func (s *Sender) SetEndpoint(e staffetta.Endpoint) {
 	prepared, err := s.client.Endpoint(e)
 	if err != nil { // the registry validates: only a record of another version can come to this
 		s.log.Error().Err(err).Str("workspace", e.Workspace).Str("endpoint", e.ID).Msg("cannot prepare the endpoint; its events are held")
-		s.Dispatcher.Set(e.ID, nil, Held)
+		s.Set(e.ID, nil, Held)
 		return
 	}
 	d := &delivery{sender: s, endpoint: prepared, workspace: e.Workspace, id: e.ID, success: e.Success}
@@ -61,7 +61,7 @@ func (s *Sender) SetEndpoint(e staffetta.Endpoint) {
 		d.failing.Store(old.failing.Load())
 	}
 	s.mu.Unlock()
-	s.Dispatcher.Set(e.ID, d, modeOf(e))
+	s.Set(e.ID, d, modeOf(e))
 	if old != nil {
 		old.endpoint.Close()
 	}
@@ -80,7 +80,7 @@ func modeOf(e staffetta.Endpoint) Mode {
 
 // RemoveEndpoint ends the endpoint's lane; what waits in it is discarded.
 func (s *Sender) RemoveEndpoint(e staffetta.Endpoint) {
-	s.Dispatcher.Remove(e.ID)
+	s.Remove(e.ID)
 	s.mu.Lock()
 	d := s.endpoints[e.ID]
 	delete(s.endpoints, e.ID)
@@ -151,11 +151,11 @@ func (d *delivery) Decide(o staffetta.Outcome, n int) staffetta.Verdict {
 	v := d.sender.policy.Decide(o, d.success, n)
 	if v.Counts != d.failing.Load() && v.Action != staffetta.Again {
 		d.failing.Store(v.Counts)
-		line := d.sender.log.Info()
 		if v.Counts {
-			line = d.sender.log.Warn().Stringer("outcome", o)
+			d.sender.log.Warn().Str("workspace", d.workspace).Str("endpoint", d.id).Stringer("outcome", o).Msg("endpoint fails")
+		} else {
+			d.sender.log.Info().Str("workspace", d.workspace).Str("endpoint", d.id).Msg("endpoint works again")
 		}
-		line.Str("workspace", d.workspace).Str("endpoint", d.id).Bool("failing", v.Counts).Msg("endpoint changed")
 	}
 	return v
 }

@@ -110,6 +110,7 @@ func (w *window) told(l *lane, consumer string, s status) {
 		l.shard.d.cfg.Log.Warn().Str("lane", l.key).Msg("the server ended the lane's consumer; opening another")
 		w.close(l)
 		return
+	case statusRequestEnded, statusTooLarge:
 	}
 	// A request that brought nothing because its first event is too large is followed by one
 	// without a bound.
