@@ -250,8 +250,7 @@ func (b *batch) add(ctx context.Context, workspace string, line int, text []byte
 		return nil
 	}
 	a, err := b.in.prepare(workspace, text, nil)
-	var input *staffetta.InputError
-	if errors.As(err, &input) {
+	if input, ok := errors.AsType[*staffetta.InputError](err); ok {
 		b.reject(line, input)
 		return nil
 	}

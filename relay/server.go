@@ -133,6 +133,24 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 		answerHealth(ctx, s.ready())
 		return
 	}
+	s.manage(ctx)
+}
+
+// manage hands a request to the API, with its body read within the API's bound.
+func (s *server) manage(ctx *fasthttp.RequestCtx) {
+	if ctx.Request.Header.ContentLength() != 0 {
+		body, done, err := s.body(ctx, maxBody)
+		if errors.Is(err, errBodyTooLarge) {
+			answerProblem(ctx, problemTooLarge(maxBody))
+			return
+		}
+		if err != nil {
+			answerError(ctx, err)
+			return
+		}
+		defer done()
+		ctx.Request.SetBodyRaw(body)
+	}
 	s.api(ctx)
 }
 
@@ -147,8 +165,9 @@ func (s *server) handleEvents(ctx *fasthttp.RequestCtx, workspace string) {
 		answerProblem(ctx, problemMethod(fasthttp.MethodPost))
 		return
 	}
-	token, _ := bytes.CutPrefix(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization), []byte("Bearer "))
+	token := bearerToken(ctx.Request.Header.Peek(fasthttp.HeaderAuthorization))
 	switch s.ingest.registry.Authorize(workspace, token) {
+	case AccessAdmin, AccessWorkspace:
 	case AccessNone:
 		answerProblem(ctx, problemUnauthorized())
 		return
