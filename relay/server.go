@@ -62,20 +62,22 @@ func newServer(in *ingest, api *API, ready func() error) *server {
 		bodies: semaphore.NewWeighted(maxBodies),
 	}
 	s.http = &fasthttp.Server{
-		Handler:               s.handle,
-		ErrorHandler:          refuseRequest,
-		Name:                  "Staffetta",
-		ReadBufferSize:        16 << 10, // and so the bound of a request's head
-		Concurrency:           maxConnections,
-		ReadTimeout:           readTimeout,
-		WriteTimeout:          readTimeout,
-		IdleTimeout:           idleTimeout,
-		MaxRequestBodySize:    MaxBatch,
-		StreamRequestBody:     true,
-		CloseOnShutdown:       true,
-		TCPKeepalive:          true,
-		SecureErrorLogMessage: true,
-		Logger:                silence{},
+		Handler:            s.handle,
+		ErrorHandler:       refuseRequest,
+		Name:               "Staffetta",
+		ReadBufferSize:     16 << 10, // and so the bound of a request's head
+		Concurrency:        maxConnections,
+		ReadTimeout:        readTimeout,
+		WriteTimeout:       readTimeout,
+		IdleTimeout:        idleTimeout,
+		MaxRequestBodySize: MaxBatch,
+		StreamRequestBody:  true,
+		CloseOnShutdown:    true,
+		TCPKeepalive:       true,
+		// A form would be read before its sender is known, and what is large of it into files.
+		DisablePreParseMultipartForm: true,
+		SecureErrorLogMessage:        true,
+		Logger:                       silence{},
 	}
 	return s
 }
@@ -120,7 +122,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
 	path := ctx.Path()
 	switch {
-	case bytes.HasPrefix(path, []byte(workspacesPath)) && bytes.HasSuffix(path, []byte(eventsPath)):
+	case len(path) > len(workspacesPath)+len(eventsPath) && bytes.HasPrefix(path, []byte(workspacesPath)) && bytes.HasSuffix(path, []byte(eventsPath)):
 		workspace := path[len(workspacesPath) : len(path)-len(eventsPath)]
 		if bytes.IndexByte(workspace, '/') < 0 {
 			s.handleEvents(ctx, string(workspace))
