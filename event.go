@@ -16,6 +16,8 @@ type Event struct {
 	Type string
 	// Payload is the canonical JSON object with its event_type and event_id members.
 	Payload []byte
+	// Replay says that the event is sent again on request: a header tells the endpoint.
+	Replay bool
 }
 
 // MaxEventID bounds an event_id: 1 to 128 visible ASCII characters other than the double quote and

@@ -60,4 +60,19 @@ const (
 	HeaderEventType = "Event-Type"
 	// HeaderIdempotency is the fingerprint of the key that the producer gave for the event.
 	HeaderIdempotency = "Idempotency"
+	// HeaderReplay is there when the event is sent again on request.
+	HeaderReplay = "Replay"
+)
+
+// The headers of a dead letter, beside HeaderEventID and HeaderEventType; its data is the payload.
+const (
+	// HeaderAttempts is how many attempts were made.
+	HeaderAttempts = "Attempts"
+	// HeaderStatusCode is the status of the last one; absent where there was none.
+	HeaderStatusCode = "Status-Code"
+	// HeaderError is what the last one came to, as Outcome.String says it.
+	HeaderError = "Error"
+	// HeaderStoredAt and HeaderDroppedAt are times in RFC 3339.
+	HeaderStoredAt  = "Stored-At"
+	HeaderDroppedAt = "Dropped-At"
 )

@@ -115,6 +115,9 @@ type Verdict struct {
 	Wait time.Duration
 	// Counts says that the attempt is one of the endpoint's failures.
 	Counts bool
+	// Stop says that the failure used up the quota: no further attempt until the endpoint is
+	// enabled again. Decide never sets it; who counts does.
+	Stop bool
 }
 
 // Decide turns what attempt number n (from 1) came to into what happens next. It has no memory

@@ -31,11 +31,9 @@ type Message struct {
 
 // Target is where the events of one lane go. A lane calls its target from one goroutine at a time.
 type Target interface {
-	// Attempt tries to hand m over; n is the attempt's number, from 1. It ends within the
-	// target's own deadline, or soon after ctx does.
-	Attempt(ctx context.Context, m *Message, n int) staffetta.Outcome
-	// Decide turns an outcome into what happens next, without I/O.
-	Decide(o staffetta.Outcome, n int) staffetta.Verdict
+	// Attempt tries to hand m over, as attempt number n from 1, and decides what happens next. It
+	// ends within the target's own deadline, or soon after ctx does.
+	Attempt(ctx context.Context, m *Message, n int) (staffetta.Outcome, staffetta.Verdict)
 	// Drop puts on record that m was given up after n attempts, the last of which came to o.
 	// Only when it has returned nil does the lane go on with the next event.
 	Drop(ctx context.Context, m *Message, n int, o staffetta.Outcome) error

@@ -48,16 +48,13 @@ func always(status int) func(try) staffetta.Outcome {
 	return func(try) staffetta.Outcome { return staffetta.Outcome{Status: status} }
 }
 
-func (r *recorder) Attempt(_ context.Context, m *Message, n int) staffetta.Outcome {
+func (r *recorder) Attempt(_ context.Context, m *Message, n int) (staffetta.Outcome, staffetta.Verdict) {
 	t := try{time.Since(r.start), m.Event.ID, n}
 	r.mu.Lock()
 	r.tries = append(r.tries, t)
 	r.mu.Unlock()
-	return r.answer(t)
-}
-
-func (r *recorder) Decide(o staffetta.Outcome, n int) staffetta.Verdict {
-	return r.policy.Decide(o, staffetta.SuccessOK, n)
+	o := r.answer(t)
+	return o, r.policy.Decide(o, staffetta.SuccessOK, n)
 }
 
 func (r *recorder) Drop(_ context.Context, m *Message, _ int, _ staffetta.Outcome) error {

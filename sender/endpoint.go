@@ -221,6 +221,9 @@ func (e *Endpoint) appendHead(dst []byte, ev staffetta.Event, n int, now time.Ti
 	e.mu.Unlock()
 	dst = append(dst, "\r\nStaffetta-Attempt: "...)
 	dst = strconv.AppendInt(dst, int64(n), 10)
+	if ev.Replay {
+		dst = append(dst, "\r\nStaffetta-Replay: true"...)
+	}
 	dst = append(dst, e.tail...)
 	dst = append(dst, "\r\nContent-Length: "...)
 	dst = strconv.AppendInt(dst, int64(len(ev.Payload)), 10)

@@ -186,8 +186,11 @@ func (l *lane) run(ctx context.Context) {
 		if !ok {
 			return
 		}
-		o := t.Attempt(ctx, &m, n)
-		switch v := t.Decide(o, n); v.Action {
+		o, v := t.Attempt(ctx, &m, n)
+		if v.Stop {
+			l.halt()
+		}
+		switch v.Action {
 		case staffetta.Deliver:
 			l.settle(m.Sequence)
 		case staffetta.Retry:
@@ -201,6 +204,15 @@ func (l *lane) run(ctx context.Context) {
 				return
 			}
 		}
+	}
+}
+
+// halt holds the lane from within, before its next attempt; Set opens it again.
+func (l *lane) halt() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mode == Open {
+		l.mode = Held
 	}
 }
 

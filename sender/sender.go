@@ -24,6 +24,7 @@ type Sender struct {
 	*Dispatcher
 	client *Client
 	policy staffetta.Policy
+	hooks  Hooks
 	js     jetstream.JetStream
 	log    zerolog.Logger
 
@@ -31,8 +32,21 @@ type Sender struct {
 	endpoints map[string]*delivery
 }
 
+// Hooks are told of what becomes of events, from the lanes' own goroutines: they must be quick. Any
+// of them may be nil.
+type Hooks struct {
+	// Attempted is told of every attempt that was the endpoint's, once it is decided. The record is
+	// only lent.
+	Attempted func(*staffetta.AttemptRecord)
+	// Failed is told of every attempt that counts as the endpoint's failure, before Attempted, and
+	// says whether the endpoint is to make no further attempt.
+	Failed func(workspace, endpoint string, at time.Time) (stop bool)
+	// Dropped is told of an event once it is among the dead letters.
+	Dropped func(workspace, endpoint string, m *Message, attempts int, o staffetta.Outcome)
+}
+
 // New joins the two halves of delivery. Nothing runs before Run.
-func New(d *Dispatcher, c *Client, policy staffetta.Policy) (*Sender, error) {
+func New(d *Dispatcher, c *Client, policy staffetta.Policy, hooks Hooks) (*Sender, error) {
 	if d == nil || c == nil {
 		return nil, errors.New("new sender: a dispatcher and a client are needed")
 	}
@@ -40,7 +54,7 @@ func New(d *Dispatcher, c *Client, policy staffetta.Policy) (*Sender, error) {
 		return nil, fmt.Errorf("new sender: policy: %w", err)
 	}
 	return &Sender{
-		Dispatcher: d, client: c, policy: policy, js: d.cfg.JetStream, log: d.cfg.Log,
+		Dispatcher: d, client: c, policy: policy, hooks: hooks, js: d.cfg.JetStream, log: d.cfg.Log,
 		endpoints: make(map[string]*delivery),
 	}, nil
 }
@@ -137,37 +151,49 @@ type delivery struct {
 	id        string
 	success   staffetta.Success
 	failing   atomic.Bool // said in the log already
-	attempt   Attempt     // the lane tries one event at a time
+	// The lane tries one event at a time: these are its working memory.
+	attempt Attempt
+	record  staffetta.AttemptRecord
 }
 
-// Attempt posts the event once.
-func (d *delivery) Attempt(ctx context.Context, m *Message, n int) staffetta.Outcome {
-	d.endpoint.Attempt(ctx, m.Event, n, &d.attempt)
-	return d.attempt.Outcome
-}
-
-// Decide applies the policy, and logs when an endpoint begins or ceases to fail.
-func (d *delivery) Decide(o staffetta.Outcome, n int) staffetta.Verdict {
-	v := d.sender.policy.Decide(o, d.success, n)
-	if v.Counts != d.failing.Load() && v.Action != staffetta.Again {
-		d.failing.Store(v.Counts)
-		if v.Counts {
-			d.sender.log.Warn().Str("workspace", d.workspace).Str("endpoint", d.id).Stringer("outcome", o).Msg("endpoint fails")
-		} else {
-			d.sender.log.Info().Str("workspace", d.workspace).Str("endpoint", d.id).Msg("endpoint works again")
-		}
+// Attempt posts the event once, and decides by the policy.
+func (d *delivery) Attempt(ctx context.Context, m *Message, n int) (staffetta.Outcome, staffetta.Verdict) {
+	a := &d.attempt
+	d.endpoint.Attempt(ctx, m.Event, n, a)
+	v := d.sender.policy.Decide(a.Outcome, d.success, n)
+	if v.Action == staffetta.Again {
+		return a.Outcome, v
 	}
-	return v
+	d.noteHealth(a.Outcome, v.Counts)
+	if m.Event.Replay {
+		v.Counts = false
+	}
+	if v.Counts && d.sender.hooks.Failed != nil {
+		v.Stop = d.sender.hooks.Failed(d.workspace, d.id, a.StartedAt.Add(a.Duration))
+	}
+	if d.sender.hooks.Attempted != nil {
+		d.record = staffetta.AttemptRecord{
+			At: a.StartedAt, Workspace: d.workspace, Endpoint: d.id, EventID: m.Event.ID, EventType: m.Event.Type,
+			Sequence: m.Sequence, StoredAt: m.StoredAt, Attempt: n, Outcome: a.Outcome, Verdict: v, Replay: m.Event.Replay,
+			Duration: a.Duration, DNS: a.DNS, Connect: a.Connect, TLS: a.TLS, FirstByte: a.FirstByte, Remote: a.Remote,
+			ResponseHead: a.Head, ResponseBody: a.Body,
+		}
+		d.sender.hooks.Attempted(&d.record)
+	}
+	return a.Outcome, v
 }
 
-// The headers of a dead letter, beside those of the event. Its data is the payload.
-const (
-	headerAttempts  = "Attempts"
-	headerStatus    = "Status-Code"
-	headerError     = "Error"
-	headerStoredAt  = "Stored-At"
-	headerDroppedAt = "Dropped-At"
-)
+// noteHealth logs when the endpoint begins to fail, and when it ceases to.
+func (d *delivery) noteHealth(o staffetta.Outcome, failed bool) {
+	if failed == d.failing.Swap(failed) {
+		return
+	}
+	if failed {
+		d.sender.log.Warn().Str("workspace", d.workspace).Str("endpoint", d.id).Stringer("outcome", o).Msg("endpoint fails")
+	} else {
+		d.sender.log.Info().Str("workspace", d.workspace).Str("endpoint", d.id).Msg("endpoint works again")
+	}
+}
 
 // Drop stores the event as a dead letter. The message id makes a repeat after a crash harmless.
 func (d *delivery) Drop(ctx context.Context, m *Message, n int, o staffetta.Outcome) error {
@@ -176,15 +202,15 @@ func (d *delivery) Drop(ctx context.Context, m *Message, n int, o staffetta.Outc
 		Header: nats.Header{
 			staffetta.HeaderEventID:   {m.Event.ID},
 			staffetta.HeaderEventType: {m.Event.Type},
-			headerAttempts:            {strconv.Itoa(n)},
-			headerError:               {o.String()},
-			headerStoredAt:            {m.StoredAt.UTC().Format(time.RFC3339Nano)},
-			headerDroppedAt:           {time.Now().UTC().Format(time.RFC3339Nano)},
+			staffetta.HeaderAttempts:  {strconv.Itoa(n)},
+			staffetta.HeaderError:     {o.String()},
+			staffetta.HeaderStoredAt:  {m.StoredAt.UTC().Format(time.RFC3339Nano)},
+			staffetta.HeaderDroppedAt: {time.Now().UTC().Format(time.RFC3339Nano)},
 		},
 		Data: m.Event.Payload,
 	}
 	if o.Status != 0 {
-		letter.Header[headerStatus] = []string{strconv.Itoa(o.Status)}
+		letter.Header[staffetta.HeaderStatusCode] = []string{strconv.Itoa(o.Status)}
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -194,5 +220,8 @@ func (d *delivery) Drop(ctx context.Context, m *Message, n int, o staffetta.Outc
 	}
 	d.sender.log.Warn().Str("workspace", d.workspace).Str("endpoint", d.id).Str("event_id", m.Event.ID).
 		Int("attempts", n).Stringer("outcome", o).Msg("event dropped to the dead letters")
+	if d.sender.hooks.Dropped != nil {
+		d.sender.hooks.Dropped(d.workspace, d.id, m, n, o)
+	}
 	return nil
 }

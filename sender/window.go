@@ -74,6 +74,7 @@ func (w *window) pop(l *lane, m *Message) bool {
 		ID:      firstHeader(msg, staffetta.HeaderEventID),
 		Type:    firstHeader(msg, staffetta.HeaderEventType),
 		Payload: msg.Data,
+		Replay:  firstHeader(msg, staffetta.HeaderReplay) != "",
 	}
 	return true
 }
