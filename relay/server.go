@@ -57,7 +57,7 @@ type server struct {
 func newServer(in *ingest, api *API, ready func() error) *server {
 	s := &server{
 		ingest: in,
-		api:    fasthttpadaptor.NewFastHTTPHandler(ownStrings(api.Handler())),
+		api:    fasthttpadaptor.NewFastHTTPHandler(ownRequest(api.Handler())),
 		ready:  ready,
 		bodies: semaphore.NewWeighted(maxBodies),
 	}
@@ -82,15 +82,18 @@ func newServer(in *ingest, api *API, ready func() error) *server {
 	return s
 }
 
-// ownStrings gives the API a request whose path it may keep: the adaptor's strings lie in buffers
-// that the next request overwrites, and ids from the path end up in maps.
-func ownStrings(next http.Handler) http.Handler {
+// ownRequest gives the API a request that it may keep parts of: the adaptor's strings lie in buffers,
+// and its context in an object, that the next request uses again.
+func ownRequest(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		u, err := url.ParseRequestURI(strings.Clone(r.RequestURI))
 		if err != nil {
 			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 			return
 		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		r = r.WithContext(ctx)
 		r.URL, r.RequestURI = u, u.RequestURI()
 		next.ServeHTTP(w, r)
 	})

@@ -25,6 +25,8 @@ type lane struct {
 	settled uint64 // sequence of the last event that was accepted, dropped or discarded
 	tail    uint64 // highest sequence known to be stored for this lane
 	backlog uint64 // events from the head to the tail, see State
+	// estimated says that backlog is from the cursor: after a kill it may lack the last events.
+	estimated bool
 
 	failed    int       // failed attempts of the head
 	due       time.Time // when the waiting head may be tried again; zero when it does not wait

@@ -158,12 +158,14 @@ func (w *window) open(ctx context.Context, l *lane) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*w = window{consumer: name}
-	if pending := consumer.CachedInfo().NumPending; pending > 0 {
-		l.backlog = pending
-	} else {
+	switch pending := consumer.CachedInfo().NumPending; {
+	case pending == 0:
 		// Nothing behind the cursor: what was counted as stored is no longer there.
 		l.settled, l.backlog = max(l.settled, known), 0
+	case l.estimated:
+		l.backlog = pending
 	}
+	l.estimated = false
 	w.askIfLow(l)
 	return nil
 }

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	_ "net/http/pprof" // registers with the default mux, which only --debug-listen serves
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/staffetta-relay/staffetta"
+	"github.com/staffetta-relay/staffetta/relay"
+)
+
+// relayCommand holds the flags of staffetta relay.
+type relayCommand struct {
+	Listen string `help:"Address of the HTTP API." default:"127.0.0.1:8080"`
+	Data   string `help:"Data folder; made at the first start, with the admin key and the secret key in it." default:"./data" type:"path"`
+	Shards int    `help:"Streams that the events are spread over; fixed at the first start of a data folder." default:"64"`
+
+	Deadline time.Duration   `help:"Time for one attempt: DNS, TCP, TLS, sending and the head of the response." default:"5s"`
+	Retry    []time.Duration `help:"Gaps between a failed attempt and the next one; after the last the event goes to the dead letters." default:"30s,60s,90s"`
+	InFlight int             `help:"Attempts that one workspace may have in flight." default:"1000"`
+
+	AdminKey  string         `help:"Key that may do everything; at least 16 characters. Default: made at the first start, in the file admin.key of the data folder." placeholder:"KEY"`
+	SecretKey string         `help:"Base64 of the 32 bytes that seal the signing keys at rest. Default: made at the first start, in the file secret.key of the data folder." placeholder:"BASE64"`
+	MinPlan   staffetta.Plan `help:"Least plan whose workspaces may have endpoints." default:"advanced" enum:"starter,growth,advanced,enterprise"`
+
+	EventTypes           string    `help:"YAML file with the platform's event types, in place of respond.io's." placeholder:"FILE" type:"path"`
+	AllowPrivateNetworks guardFlag `help:"Deliver to loopback, private and other special-purpose addresses too: all of them, or =CIDR,CIDR."`
+
+	MaxStore           int64  `help:"Bytes that all streams may hold; events are refused with 503 from nine tenths on. 0: 64 GiB, at most nine tenths of the file system." default:"0" placeholder:"BYTES"`
+	IdempotencyKeys    int    `help:"Keys of accepted events that are remembered for 24 hours, at about 50 bytes of memory each; beyond it the oldest go first." default:"4000000"`
+	EndpointsPerTenant int    `name:"max-endpoints" help:"Endpoints that one workspace may have." default:"10000"`
+	LogLevel           string `help:"debug, info, warn or error." default:"info"`
+	DebugListen        string `help:"Address for Go's profiles at /debug/pprof/; keep it to yourself. Default: none." placeholder:"ADDR"`
+}
+
+// Run is staffetta relay.
+func (c *relayCommand) Run(s *surroundings) error {
+	log, err := newLogger(s.stderr, c.LogLevel)
+	if err != nil {
+		return err
+	}
+	settings, err := c.settings(log)
+	if err != nil {
+		return err
+	}
+	if c.DebugListen != "" {
+		l, err := net.Listen("tcp", c.DebugListen)
+		if err != nil {
+			return fmt.Errorf("listen for profiles: %w", err)
+		}
+		defer func() { _ = l.Close() }()
+		go func() { _ = http.Serve(l, http.DefaultServeMux) }() // ends with the listener
+	}
+	running := func(r *relay.Relay) { c.printStart(s.stdout, settings, r) }
+	return runRelay(s.ctx, settings, running)
+}
+
+// settings checks what the flags say.
+func (c *relayCommand) settings(log zerolog.Logger) (relaySettings, error) {
+	policy := staffetta.DefaultPolicy()
+	policy.Deadline, policy.Retry = c.Deadline, c.Retry
+	if err := policy.Validate(); err != nil {
+		return relaySettings{}, usageError("--" + err.Error())
+	}
+	if c.Shards < 1 || c.Shards > staffetta.MaxShards {
+		return relaySettings{}, usageError(fmt.Sprintf("--shards must be 1 to %d", staffetta.MaxShards))
+	}
+	catalogue, err := loadCatalogue(c.EventTypes)
+	if err != nil {
+		return relaySettings{}, err
+	}
+	if err := os.MkdirAll(c.Data, 0o700); err != nil {
+		return relaySettings{}, fmt.Errorf("make data folder: %w", err)
+	}
+	settings := relaySettings{
+		listen: c.Listen, data: c.Data, shards: c.Shards, policy: policy, catalogue: catalogue,
+		guard: c.AllowPrivateNetworks.Guard, inFlight: c.InFlight, minPlan: c.MinPlan,
+		maxStore: c.MaxStore, idempotencyKeys: c.IdempotencyKeys, maxEndpoints: c.EndpointsPerTenant, log: log,
+	}
+	if settings.adminKey, settings.adminKeyMade, err = relay.LoadAdminKey(c.AdminKey, c.Data); err != nil {
+		return relaySettings{}, err
+	}
+	if settings.secret, err = relay.LoadSecret(c.SecretKey, c.Data); err != nil {
+		return relaySettings{}, err
+	}
+	return settings, nil
+}
+
+// printStart is the one screen of a start: what runs, where, and how to send the first event.
+func (c *relayCommand) printStart(w io.Writer, settings relaySettings, r *relay.Relay) {
+	url := "http://" + r.Addr().String()
+	key := "the one you gave"
+	if c.AdminKey == "" {
+		key = filepath.Join(settings.data, "admin.key")
+		if settings.adminKeyMade {
+			key += " (just made)"
+		}
+	}
+	_, _ = fmt.Fprintf(w, `staffetta %s relay
+  API        %s   (described at %s/v1/openapi.json)
+  data       %s
+  admin key  %s
+
+The first event:
+  export STAFFETTA_URL=%s STAFFETTA_ADMIN_KEY=$(cat %s)
+  staffetta endpoints add --workspace acme --plan advanced --url https://example.com/hook --events message.received
+  staffetta events send --workspace acme --sample message.received
+`, version, url, url, settings.data, key, url, filepath.Join(settings.data, "admin.key"))
+}
