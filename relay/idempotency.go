@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"sync"
@@ -94,6 +93,7 @@ type acceptedKey struct {
 type foundEvent struct {
 	eventID   string
 	endpoints map[string]bool
+	recorded  bool // a later start need not find it again
 }
 
 // claim is the answer to a key.
@@ -263,47 +263,6 @@ func (x *idempotency) write(ctx context.Context) {
 	}
 }
 
-// keyFormat is the first byte of a record. Behind it each key stands as its 16 bytes, the
-// uvarint of the second it was accepted in, and its event id with the length before it.
-const keyFormat = 1
-
-func appendKeys(dst []byte, batch []acceptedKey) []byte {
-	dst = append(dst, keyFormat)
-	for _, k := range batch {
-		dst = append(dst, k.fingerprint[:]...)
-		dst = binary.AppendUvarint(dst, uint64(k.unix))
-		dst = binary.AppendUvarint(dst, uint64(len(k.eventID)))
-		dst = append(dst, k.eventID...)
-	}
-	return dst
-}
-
-var errKeyRecord = errors.New("a record of idempotency keys is damaged or of a newer version")
-
-func parseKeys(b []byte, each func(acceptedKey)) error {
-	if len(b) == 0 || b[0] != keyFormat {
-		return errKeyRecord
-	}
-	for b = b[1:]; len(b) > 0; {
-		var k acceptedKey
-		if copy(k.fingerprint[:], b) < len(k.fingerprint) {
-			return errKeyRecord
-		}
-		b = b[len(k.fingerprint):]
-		unix, n := binary.Uvarint(b)
-		if n <= 0 {
-			return errKeyRecord
-		}
-		length, m := binary.Uvarint(b[n:])
-		if m <= 0 || length > uint64(len(b)-n-m) {
-			return errKeyRecord
-		}
-		k.unix, k.eventID, b = uint32(unix), string(b[n+m:n+m+int(length)]), b[n+m+int(length):]
-		each(k)
-	}
-	return nil
-}
-
 // load reads the record, then the events that were stored too late to be on it.
 func (x *idempotency) load(ctx context.Context, shards int) error {
 	oldest := time.Now().Add(-idempotencyAge)
@@ -314,8 +273,12 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 		if meta, err := m.Metadata(); err == nil {
 			last = meta.Timestamp
 		}
-		return parseKeys(m.Data(), func(k acceptedKey) {
-			x.part(k.fingerprint).put(k)
+		return parseRecord(m.Data(), func(k acceptedKey) {
+			part := x.part(k.fingerprint)
+			part.put(k)
+			delete(part.found, k.fingerprint)
+		}, func(f fingerprint, e *foundEvent) {
+			x.part(f).found[f] = e
 		})
 	})
 	if err != nil {
@@ -338,8 +301,43 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("look for events without a recorded key: %w", err)
 	}
-	x.write(ctx)
-	return nil
+	return x.writeFound(ctx)
+}
+
+// writeFound puts the found events on record: a later start begins to look behind it, and their
+// copies may be gone by then.
+func (x *idempotency) writeFound(ctx context.Context) error {
+	var record []byte
+	flush := func() error {
+		if len(record) <= 1 {
+			return nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if _, err := x.js.Publish(ctx, staffetta.IdempotencySubject, record); err != nil {
+			return fmt.Errorf("record events without a recorded key: %w", err)
+		}
+		return nil
+	}
+	for i := range x.parts {
+		for f, e := range x.parts[i].found {
+			if e.recorded {
+				continue
+			}
+			if len(record) == 0 {
+				record = append(record, recordOfFound)
+			}
+			record = appendFound(record, f, e)
+			e.recorded = true
+			if len(record) > 512<<10 {
+				if err := flush(); err != nil {
+					return err
+				}
+				record = record[:0]
+			}
+		}
+	}
+	return flush()
 }
 
 // foundStored notes a copy of an event whose key may not be on record.
@@ -359,6 +357,7 @@ func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
 		e = &foundEvent{endpoints: make(map[string]bool)}
 		k.found[f] = e
 	}
+	e.recorded = false
 	e.eventID = m.Headers().Get(staffetta.HeaderEventID)
 	e.endpoints[m.Subject()[len(prefix):]] = true
 	return nil

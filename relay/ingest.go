@@ -161,6 +161,7 @@ func (in *ingest) publish(ctx context.Context, a *admission) error {
 	}
 	for _, r := range a.routes {
 		if a.found != nil && a.found.endpoints[r.Endpoint] {
+			a.group.duplicates.Add(1) // as the store says of a copy that it knows
 			continue
 		}
 		id := ""
