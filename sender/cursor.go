@@ -25,6 +25,7 @@ type cursor struct {
 // record is the writing of a shard's cursors: one message, replaced as a whole.
 type record struct {
 	dirty  atomic.Bool
+	since  atomic.Int64  // when it became so, in nanoseconds since 1970
 	wake   chan struct{} // something changed
 	urgent chan struct{} // and must not wait for the interval
 	last   uint64        // sequence of the message that is the record now; only the writer touches it
@@ -39,6 +40,7 @@ func newRecord() record {
 // touch says that a cursor of the shard has changed.
 func (s *shard) touch(urgent bool) {
 	if s.record.dirty.CompareAndSwap(false, true) {
+		s.record.since.Store(time.Now().UnixNano())
 		signal(s.record.wake)
 	}
 	if urgent {
@@ -66,7 +68,8 @@ func (s *shard) keepCursors(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.writeCursors(context.WithoutCancel(ctx))
 		}
-		timer.Reset(interval)
+		// What was settled while the record was being written waits for less than the interval.
+		timer.Reset(interval - time.Since(time.Unix(0, s.record.since.Load())))
 		select {
 		case <-timer.C:
 		case <-s.record.urgent:
@@ -77,7 +80,7 @@ func (s *shard) keepCursors(ctx context.Context) error {
 				return err
 			}
 			s.d.cfg.Log.Error().Err(err).Int("shard", s.n).Msg("cannot write cursors; trying again")
-			s.touch(false)
+			signal(s.record.wake)
 			select {
 			case <-time.After(time.Second):
 			case <-ctx.Done():

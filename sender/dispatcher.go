@@ -66,7 +66,7 @@ type Config struct {
 	// WindowBytes bounds the bytes of such a fetch; a larger event comes alone. Default 256 KiB.
 	WindowBytes int
 	// CursorInterval is the longest time that a settled event may stay off the record, and so
-	// the stretch of deliveries that a kill may repeat. Default 80 ms: with the time of the write
+	// the stretch of deliveries that a kill may repeat. Default 50 ms: with the time of the write
 	// it stays within the 100 ms of the promise.
 	CursorInterval time.Duration
 	// IdleAfter is how long a lane keeps its consumer without an event. Default 2 minutes.
@@ -96,7 +96,7 @@ func (c *Config) setDefaults() error {
 		c.WindowBytes = 256 << 10
 	}
 	if c.CursorInterval == 0 {
-		c.CursorInterval = 80 * time.Millisecond
+		c.CursorInterval = 50 * time.Millisecond
 	}
 	if c.IdleAfter == 0 {
 		c.IdleAfter = 2 * time.Minute

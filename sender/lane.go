@@ -146,7 +146,7 @@ func (l *lane) reset() {
 // wake is the end of a wait.
 func (l *lane) wake() {
 	l.mu.Lock()
-	if left := time.Until(l.due); left > 20*time.Millisecond {
+	if left := time.Until(l.due); left > 0 {
 		l.arm(left) // a timer of an earlier wait, or a clock that was set back
 		l.mu.Unlock()
 		return
