@@ -103,7 +103,7 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	if err != nil {
 		return err
 	}
-	gate := newGate(server)
+	gate := newGate(server, c.log)
 	intake, err := relay.New(ctx, relay.Config{
 		Listen: c.listen, Listener: c.listener, Publish: publish, JetStream: js, Shards: c.shards,
 		Registry: relay.RegistryConfig{
@@ -189,14 +189,15 @@ func endpointState(s *sender.Sender) func(string) (relay.State, bool) {
 // find room.
 type gate struct {
 	server *embed.Server
+	log    zerolog.Logger
 	closed atomic.Pointer[error]
 }
 
 // minFreeDisk is what a disk must have left, in bytes: a full one makes the store close itself.
 const minFreeDisk = 256 << 20
 
-func newGate(server *embed.Server) *gate {
-	g := &gate{server: server}
+func newGate(server *embed.Server, log zerolog.Logger) *gate {
+	g := &gate{server: server, log: log}
 	g.look()
 	return g
 }
@@ -236,9 +237,13 @@ func (g *gate) look() {
 		}
 	}
 	if err == nil {
-		g.closed.Store(nil)
+		if g.closed.Swap(nil) != nil {
+			g.log.Info().Msg("events are taken again")
+		}
 		return
 	}
-	err = relay.Unavailable(err)
-	g.closed.Store(&err)
+	unavailable := relay.Unavailable(err)
+	if g.closed.Swap(&unavailable) == nil {
+		g.log.Error().Err(err).Msg("no events are taken")
+	}
 }
