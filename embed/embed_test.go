@@ -281,3 +281,16 @@ func BenchmarkRestart(b *testing.B) {
 		s.Shutdown()
 	}
 }
+
+func TestAKillWhileTheServerTriesTheFolderDoesNoHarm(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.MkdirAll(dir+"/jetstream", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/jetstream/_test_1234", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := embedtest.Start(t, dir, 1).Health(); err != nil {
+		t.Error(err)
+	}
+}
