@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -33,6 +34,10 @@ const (
 	// that finds no room within bodyWait gets a 503.
 	maxBodies = 256 << 20
 	bodyWait  = 2 * time.Second
+	// bodyStep is how much room a body takes at a time, as it comes: who only announces holds none.
+	bodyStep = 64 << 10
+	// maxLeft is how much is read of a body that is not wanted.
+	maxLeft = 2 * MaxBatch
 	// smallBody is what fasthttp has read of a body by the time the handler runs: bodies up to it
 	// are bounded by the number of connections alone.
 	smallBody = 8 << 10
@@ -123,6 +128,34 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 }
 
 func (s *server) handle(ctx *fasthttp.RequestCtx) {
+	if isAmbiguous(&ctx.Request.Header) {
+		ctx.SetConnectionClose()
+		answerProblem(ctx, newProblem(fasthttp.StatusBadRequest, "malformed_request", "send Content-Length or Transfer-Encoding, not both"))
+		return
+	}
+	s.route(ctx)
+	leaveBody(ctx)
+}
+
+// isAmbiguous says that a request has two lengths: what stands between us and the producer may go
+// by the other one, and take the rest for another request.
+func isAmbiguous(h *fasthttp.RequestHeader) bool {
+	return h.ContentLength() == -1 && bytes.Contains(bytes.ToLower(h.RawHeaders()), []byte("content-length"))
+}
+
+// leaveBody sees to what nobody has read of the body: fasthttp would take it for the next request.
+// Much of it is read, so that the producer comes to read the answer.
+func leaveBody(ctx *fasthttp.RequestCtx) {
+	stream := ctx.RequestBodyStream()
+	if stream == nil || ctx.Response.ConnectionClose() {
+		return
+	}
+	if _, err := io.CopyN(io.Discard, stream, maxLeft); !errors.Is(err, io.EOF) {
+		ctx.SetConnectionClose()
+	}
+}
+
+func (s *server) route(ctx *fasthttp.RequestCtx) {
 	path := ctx.Path()
 	switch {
 	case len(path) > len(workspacesPath)+len(eventsPath) && bytes.HasPrefix(path, []byte(workspacesPath)) && bytes.HasSuffix(path, []byte(eventsPath)):
@@ -143,6 +176,10 @@ func (s *server) handle(ctx *fasthttp.RequestCtx) {
 
 // manage hands a request to the API, with its body read within the API's bound.
 func (s *server) manage(ctx *fasthttp.RequestCtx) {
+	if _, err := url.ParseRequestURI(string(ctx.RequestURI())); err != nil { // the adaptor answers 500
+		answerProblem(ctx, newProblem(fasthttp.StatusBadRequest, "malformed_request", "the path of the request cannot be read"))
+		return
+	}
 	if ctx.Request.Header.ContentLength() != 0 {
 		body, done, err := s.body(ctx, maxBody)
 		if errors.Is(err, errBodyTooLarge) {
@@ -245,50 +282,51 @@ func (s *server) body(ctx *fasthttp.RequestCtx, limit int) (body []byte, done fu
 	if len(ctx.Request.Header.ContentEncoding()) > 0 {
 		return nil, nil, errEncoded
 	}
-	length := ctx.Request.Header.ContentLength()
-	if length > limit {
-		ctx.SetConnectionClose()
-		return nil, nil, errBodyTooLarge
-	}
-	if length >= 0 && length <= smallBody {
-		body, err := readBody(ctx, length)
-		return body, func() {}, err
-	}
-	room := int64(length)
-	if length < 0 { // chunked
-		room = int64(limit)
-	}
-	wait, cancel := context.WithTimeout(context.Background(), bodyWait)
-	defer cancel()
-	if err := s.bodies.Acquire(wait, room); err != nil {
-		ctx.SetConnectionClose()
-		return nil, nil, errPressure
-	}
-	done = func() { s.bodies.Release(room) }
-	if body, err = readBody(ctx, int(room)); err != nil {
+	var held int64
+	body, err = readBody(ctx, limit, func() error {
+		wait, cancel := context.WithTimeout(context.Background(), bodyWait)
+		defer cancel()
+		if s.bodies.Acquire(wait, bodyStep) != nil {
+			return fmt.Errorf("wait for room for the body: %w", errPressure)
+		}
+		held += bodyStep
+		return nil
+	})
+	done = func() { s.bodies.Release(held) }
+	if err != nil {
 		done()
 		return nil, nil, err
 	}
 	return body, done, nil
 }
 
-// readBody reads what is left of a body of at most limit bytes.
-func readBody(ctx *fasthttp.RequestCtx, limit int) ([]byte, error) {
+// readBody reads a body of at most limit bytes. It asks for room before each step beyond smallBody.
+func readBody(ctx *fasthttp.RequestCtx, limit int, room func() error) ([]byte, error) {
+	length := ctx.Request.Header.ContentLength() // -1: chunked
+	if length > limit {
+		return nil, errBodyTooLarge
+	}
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
 		return ctx.Request.Body(), nil
 	}
-	buffer := bytes.NewBuffer(make([]byte, 0, min(limit, smallBody)+1))
-	n, err := io.Copy(buffer, io.LimitReader(stream, int64(limit)+1))
-	if err != nil {
-		ctx.SetConnectionClose()
-		return nil, errBodyBroken
+	var buffer bytes.Buffer
+	for step := int64(smallBody + 1); ; step = bodyStep {
+		_, err := io.CopyN(&buffer, stream, step)
+		switch ended := errors.Is(err, io.EOF); {
+		case err != nil && !ended, ended && length > buffer.Len():
+			ctx.SetConnectionClose()
+			return nil, errBodyBroken
+		case buffer.Len() > limit:
+			return nil, errBodyTooLarge
+		case ended:
+			return buffer.Bytes(), nil
+		}
+		if err := room(); err != nil {
+			ctx.SetConnectionClose()
+			return nil, err
+		}
 	}
-	if n > int64(limit) {
-		ctx.SetConnectionClose()
-		return nil, errBodyTooLarge
-	}
-	return buffer.Bytes(), nil
 }
 
 // answerError turns why an event was not accepted into a problem.
