@@ -61,7 +61,7 @@ lint: ## check style and the import rules; installs the pinned golangci-lint if 
 		GOBIN="$(CURDIR)/bin/tools" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION); \
 		lint="$(CURDIR)/bin/tools/golangci-lint"; \
 	fi; \
-	"$$lint" run ./...
+	"$$lint" run --allow-parallel-runners ./...
 
 .PHONY: clean
 clean: ## remove ./bin; ./data stays

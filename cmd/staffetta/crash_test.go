@@ -138,6 +138,7 @@ func (x *crashTest) happen(ctx context.Context, p *process, what incident) {
 	}
 	x.awaitReady(ctx, p)
 	switch what {
+	case killStarting: // done
 	case killRunning:
 		pause(ctx, x.upTo(1500*time.Millisecond))
 	case stopRunning:
