@@ -56,6 +56,11 @@ func (f yamlFile) Validate(app *kong.Application) error {
 
 // Resolve gives the value of a flag that the command line and the environment leave open.
 func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	for _, name := range flag.Envs {
+		if _, ok := os.LookupEnv(name); ok {
+			return nil, nil
+		}
+	}
 	value, ok := f[flag.Name]
 	if !ok {
 		value, ok = f[strings.ReplaceAll(flag.Name, "-", "_")]
