@@ -173,9 +173,10 @@ func (l *lane) mayRun(now time.Time) bool {
 }
 
 func (l *lane) startIf(start bool) {
-	if start && !l.shard.d.start(l) {
+	for start && !l.shard.d.start(l) {
 		l.mu.Lock()
 		l.active = false
+		start = l.shard.d.running() && l.tryActivate() // it began to run in between
 		l.mu.Unlock()
 	}
 }

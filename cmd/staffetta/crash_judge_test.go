@@ -60,6 +60,8 @@ func (j *crashJudge) all() {
 }
 
 func (j *crashJudge) endpoint(e *crashEndpoint) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	s := &standing{
 		endpoint: e.n, place: make(map[numbered]int), due: make([]uint32, len(j.w.producers)),
 		lastRun: -1, lastAt: -1, perKill: make(map[int]int),
@@ -186,7 +188,7 @@ func (j *crashJudge) repeat(s *standing, e *eventStanding, a *crashArrival) {
 		return
 	}
 	awake := j.awake(e.at, before.ended)
-	if awake > crashSpan+crashSlack || age > 10*crashSpan {
+	if awake > crashSpan+crashSlack || age > 20*crashSpan {
 		j.w.fault("endpoint %d: %v was accepted %v (%v without stalls) before a kill and came again after it", s.endpoint, a.event, age, awake)
 	}
 	j.repeats++

@@ -25,15 +25,17 @@ const (
 	killRunning  incident = iota // some time after it was ready
 	killStarting                 // while it starts
 	killInBatch                  // while a batch of 1,000 lines is under way
+	killStopping                 // while it stops
 	stopRunning                  // SIGTERM some time after it was ready
 )
 
 // incidents gives the order of what happens: mixed by the seed, and every start-up that is killed is
 // followed by another one.
-func incidents(r *rand.Rand, running, twiceStarting, inBatch, stops int) (all []incident) {
+func incidents(r *rand.Rand, running, twiceStarting, inBatch, stopping, stops int) (all []incident) {
 	blocks := slices.Repeat([][]incident{{killRunning}}, running)
 	blocks = append(blocks, slices.Repeat([][]incident{{killStarting, killStarting}}, twiceStarting)...)
 	blocks = append(blocks, slices.Repeat([][]incident{{killInBatch}}, inBatch)...)
+	blocks = append(blocks, slices.Repeat([][]incident{{killStopping}}, stopping)...)
 	blocks = append(blocks, slices.Repeat([][]incident{{stopRunning}}, stops)...)
 	r.Shuffle(len(blocks), func(i, k int) { blocks[i], blocks[k] = blocks[k], blocks[i] })
 	return slices.Concat(blocks...)
@@ -51,6 +53,8 @@ type crashTest struct {
 	runs    []crashRun
 	stops   []time.Duration // how long each stop took
 	log     strings.Builder // what the relay said in all runs
+	quit    context.CancelFunc
+	posting sync.WaitGroup
 }
 
 func TestNothingIsLostOrReorderedWhenTheRelayIsKilledAgainAndAgain(t *testing.T) {
@@ -64,15 +68,14 @@ func TestNothingIsLostOrReorderedWhenTheRelayIsKilledAgainAndAgain(t *testing.T)
 	t.Logf("STAFFETTA_TEST_SEED=%d", seed)
 	x := &crashTest{t: t, random: rand.New(rand.NewPCG(seed, 0)), program: buildProgram(t), address: freeAddress(t)}
 	x.api = newAPIClient(x.address, crashAdminKey)
-	plan := incidents(x.random, 8, 3, 6, 5)
+	plan := incidents(x.random, 6, 3, 6, 2, 5)
 	if testing.Short() {
-		plan = incidents(x.random, 2, 1, 2, 1)
+		plan = incidents(x.random, 1, 1, 1, 1, 1)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 110*time.Second)
 	defer cancel()
-	watching, unwatch := context.WithCancel(ctx)
-	defer unwatch()
-	go x.stalls.watch(watching)
+	x.quit = cancel
+	go x.stalls.watch(ctx)
 
 	x.w = newCrashWorld(t, seed, x.address)
 	data := filepath.Join(t.TempDir(), "data")
@@ -80,9 +83,8 @@ func TestNothingIsLostOrReorderedWhenTheRelayIsKilledAgainAndAgain(t *testing.T)
 	x.awaitReady(ctx, p)
 	x.subscribe()
 
-	var producing sync.WaitGroup
 	for _, p := range x.w.producers {
-		producing.Go(func() { p.run(ctx) })
+		x.posting.Go(func() { p.run(ctx) })
 	}
 	// What the store leaves behind where a kill falls into its start: its probe whether it can write.
 	if err := os.WriteFile(filepath.Join(data, "jetstream", "_test_1"), nil, 0o600); err != nil {
@@ -93,7 +95,7 @@ func TestNothingIsLostOrReorderedWhenTheRelayIsKilledAgainAndAgain(t *testing.T)
 		x.happen(ctx, p, what)
 		p = x.start(data)
 	}
-	x.finish(ctx, p, &producing)
+	x.finish(ctx, p)
 	x.judge()
 }
 
@@ -130,34 +132,36 @@ func (x *crashTest) subscribe() {
 
 // happen lets the relay run into an incident and notes when that was.
 func (x *crashTest) happen(ctx context.Context, p *process, what incident) {
-	run := &x.runs[len(x.runs)-1]
-	if what == killStarting {
-		pause(ctx, x.upTo(x.usualStart()*5/4))
-		x.ended(p, run, p.end(syscall.SIGKILL))
-		return
+	if what != killStarting {
+		x.awaitReady(ctx, p)
 	}
-	x.awaitReady(ctx, p)
 	switch what {
-	case killStarting: // done
 	case killRunning:
 		pause(ctx, x.upTo(1500*time.Millisecond))
-	case stopRunning:
-		pause(ctx, x.upTo(time.Second))
+	case killStarting:
+		pause(ctx, x.upTo(x.usualStart()*5/4))
 	case killInBatch:
 		select {
 		case <-x.w.batches.underWay:
 			pause(ctx, x.upTo(60*time.Millisecond))
 		case <-time.After(2 * time.Second): // the producers wait for the endpoints
 		}
+	case killStopping, stopRunning:
+		pause(ctx, x.upTo(time.Second))
 	}
-	if !p.running() {
+	switch {
+	case ctx.Err() != nil:
+		x.giveUp(p, "the test takes too long")
+	case !p.running():
 		x.giveUp(p, "the relay ended by itself")
-	}
-	if what == stopRunning {
-		x.stop(p, run)
+	case what == stopRunning:
+		x.stop(p)
 		return
+	case what == killStopping:
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+		pause(ctx, x.upTo(150*time.Millisecond))
 	}
-	x.ended(p, run, p.end(syscall.SIGKILL))
+	x.ended(p, p.end(syscall.SIGKILL))
 }
 
 // awaitReady notes how long the start took, and from then on how quickly the relay answers.
@@ -176,8 +180,8 @@ func (x *crashTest) awaitReady(ctx context.Context, p *process) {
 }
 
 // stop ends a run with SIGTERM.
-func (x *crashTest) stop(p *process, run *crashRun) {
-	run.ending = stopped
+func (x *crashTest) stop(p *process) {
+	x.runs[len(x.runs)-1].ending = stopped
 	at, heeded := p.stop(10 * time.Second)
 	if !heeded {
 		x.giveUp(p, "the relay did not stop within 10 s")
@@ -186,19 +190,21 @@ func (x *crashTest) stop(p *process, run *crashRun) {
 	if p.err != nil {
 		x.w.fault("after SIGTERM the relay ended with: %v", p.err)
 	}
-	x.ended(p, run, time.Now())
+	x.ended(p, time.Now())
 }
 
-func (x *crashTest) ended(p *process, run *crashRun, at time.Time) {
-	run.ended = at.Sub(x.w.began)
-	_, _ = fmt.Fprintf(&x.log, "--- run %d, %v to %v\n", len(x.runs)-1, run.started, run.ended)
+// ended notes when a run ended, and what the relay said in it.
+func (x *crashTest) ended(p *process, at time.Time) {
+	n := len(x.runs) - 1
+	x.runs[n].ended = at.Sub(x.w.began)
+	_, _ = fmt.Fprintf(&x.log, "--- run %d, %v to %v\n", n, ms(x.runs[n].started), ms(x.runs[n].ended))
 	for line := range strings.Lines(p.stderr.String()) {
 		if !strings.Contains(line, `"endpoint":`) { // failures: there are many, and they are meant
 			_, _ = x.log.WriteString(line)
 		}
 	}
 	for _, line := range p.complaints() {
-		x.w.fault("the relay complained in run %d: %.500s", len(x.runs)-1, line)
+		x.w.fault("the relay complained in run %d: %.500s", n, line)
 	}
 }
 
@@ -223,40 +229,43 @@ func (x *crashTest) usualStart() time.Duration {
 }
 
 // finish waits until every event has arrived everywhere, and stops the relay.
-func (x *crashTest) finish(ctx context.Context, p *process, producing *sync.WaitGroup) {
-	run := &x.runs[len(x.runs)-1]
+func (x *crashTest) finish(ctx context.Context, p *process) {
 	x.awaitReady(ctx, p)
 	pause(ctx, 300*time.Millisecond)
 	x.w.halt.Store(true)
-	done := make(chan struct{})
+	posted := make(chan struct{})
 	go func() {
-		producing.Wait()
-		close(done)
+		x.posting.Wait()
+		close(posted)
 	}()
 	moved, last := time.Now(), int64(0)
-	if !waitUntil(ctx, 10*time.Millisecond, func() bool {
+	waitUntil(ctx, 10*time.Millisecond, func() bool {
 		if n := x.w.arrived.Load(); n != last {
 			moved, last = time.Now(), n
 		}
 		select {
-		case <-done:
+		case <-posted:
 			return x.w.owed() == 0 || time.Since(moved) > crashHang
 		default:
 			return time.Since(moved) > crashHang
 		}
-	}) || x.w.owed() != 0 {
-		x.runs[len(x.runs)-1].ended = time.Since(x.w.began)
-		x.judge()
-		x.giveUp(p, fmt.Sprintf("%d deliveries are missing and nothing moves any more", x.w.owed()))
+	})
+	if n := x.w.owed(); n != 0 {
+		x.giveUp(p, fmt.Sprintf("%d deliveries are missing; the last one came %v ago", n, time.Since(moved).Round(time.Second)))
 	}
-	x.stop(p, run)
+	x.stop(p)
 }
 
 // giveUp ends the test with everything that tells why.
 func (x *crashTest) giveUp(p *process, why string) {
 	x.t.Helper()
+	run := &x.runs[len(x.runs)-1]
+	run.ended = time.Since(x.w.began)
 	said := p.goroutines()
-	x.t.Fatalf("%s\n%s\n--- the last run and its goroutines\n%s", why, tail(x.log.String(), 20<<10), said)
+	x.quit()
+	x.posting.Wait()
+	x.judge()
+	x.t.Fatalf("%s\n--- what the relay said in the last run, and its goroutines\n%s", why, said)
 }
 
 func tail(s string, n int) string { return s[max(0, len(s)-n):] }
@@ -271,7 +280,6 @@ func (x *crashTest) judge() {
 			kills++
 		}
 		most = max(most, j.perKill[i])
-		x.t.Logf("run %d: started %v ready %v ended %v ending %d repeats %d", i, ms(r.started), ms(r.ready), ms(r.ended), r.ending, j.perKill[i])
 	}
 	events, repeated, cutOff := uint32(0), 0, 0
 	for _, p := range x.w.producers {
@@ -279,23 +287,22 @@ func (x *crashTest) judge() {
 		repeated += p.repeated
 		cutOff += p.cutOff
 	}
-	for _, p := range x.w.producers {
-		x.t.Logf("producer %d: %d", p.n, p.accepted.Load())
-	}
-	starts := x.starts()
+	starts := append(x.starts(), 0)
 	x.t.Logf("%d events, %d arrivals at %d endpoints in %v; %d kills, %d stops; %d requests cut off, %d repeated after their 202; "+
 		"repeats: %d, at most %d after one kill, %d of one endpoint, accepted at most %v before the kill (%v without the stalls); "+
 		"restart min %v median %v max %v; stop max %v",
 		events, x.w.arrived.Load(), crashEndpoints, time.Since(x.w.began).Round(time.Second), kills, len(x.stops), cutOff, repeated,
 		j.repeats, most, j.mostAtOnce, ms(j.oldest), ms(j.oldestAwake),
-		ms(starts[0]), ms(starts[len(starts)/2]), ms(starts[len(starts)-1]), ms(slices.Max(append(x.stops, 0))))
+		ms(starts[0]), ms(starts[(len(starts)-1)/2]), ms(slices.Max(starts)), ms(slices.Max(append(x.stops, 0))))
+	x.w.mu.Lock()
+	defer x.w.mu.Unlock()
 	for _, fault := range x.w.faults {
 		x.t.Error(fault)
 	}
 	if x.w.hidden > 0 {
 		x.t.Errorf("and %d faults more", x.w.hidden)
 	}
-	if len(x.w.faults) > 0 {
+	if x.t.Failed() {
 		x.t.Logf("what the relay said:\n%s", tail(x.log.String(), 20<<10))
 	}
 }

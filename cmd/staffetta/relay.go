@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -59,7 +61,11 @@ func (c *relayCommand) Run(s *surroundings) error {
 		go func() { _ = http.Serve(l, http.DefaultServeMux) }() // ends with the listener
 	}
 	running := func(r *relay.Relay) { c.printStart(s.stdout, settings, r) }
-	return runRelay(s.ctx, settings, running)
+	err = runRelay(s.ctx, settings, running)
+	if s.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // stopped while it started
+	}
+	return err
 }
 
 // settings checks what the flags say.
