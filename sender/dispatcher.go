@@ -110,6 +110,11 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// maxOpening bounds the consumers that are being made at a time. The server makes them one after
+// another: what is asked for beyond that would only run out of its time there, and with it the
+// cursors and everything else that goes over the same connection (BenchmarkTenThousandEndpoints).
+const maxOpening = 16
+
 // Dispatcher owns the lanes of all shards.
 type Dispatcher struct {
 	cfg Config
@@ -125,6 +130,7 @@ type Dispatcher struct {
 	spawn   func(*lane)
 
 	consumers atomic.Uint64 // numbers the consumers of this process
+	opening   chan struct{} // holds one for each consumer that is being made
 }
 
 // NewDispatcher checks the configuration. Nothing runs before Run.
@@ -133,6 +139,7 @@ func NewDispatcher(cfg Config) (*Dispatcher, error) {
 		return nil, err
 	}
 	d := &Dispatcher{cfg: cfg, id: nuid.Next()[14:]}
+	d.opening = make(chan struct{}, maxOpening)
 	d.pull = fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d}`, cfg.Window, cfg.WindowBytes)
 	d.pullOne = []byte(`{"batch":1}`)
 	for n := range cfg.Shards {

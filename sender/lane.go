@@ -240,7 +240,7 @@ func (l *lane) next(ctx context.Context, m *Message) (Target, int, bool) {
 		}
 		l.mu.Unlock()
 		if err := l.window.open(ctx, l); err != nil {
-			if ctx.Err() == nil {
+			if l.shard.d.running() {
 				l.shard.d.cfg.Log.Error().Err(err).Str("lane", l.key).Msg("cannot read the lane's events; trying again")
 			}
 			l.pause(time.Second)

@@ -2,6 +2,7 @@ package sender
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -131,10 +132,22 @@ func (w *window) close(l *lane) {
 	*w = window{}
 }
 
+// errStopping says that the dispatcher stops before a window was open.
+var errStopping = errors.New("the dispatcher stops")
+
 // open makes a consumer that starts behind the lane's last settled event. It is called without
 // the lane's lock, by the lane's goroutine.
 func (w *window) open(ctx context.Context, l *lane) error {
 	d := l.shard.d
+	select {
+	case d.opening <- struct{}{}:
+		defer func() { <-d.opening }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !d.running() {
+		return errStopping
+	}
 	l.mu.Lock()
 	start, known := l.settled+1, l.tail
 	l.mu.Unlock()

@@ -209,25 +209,32 @@ func (g *gate) accepting() error {
 	return nil
 }
 
-// watch looks at the store every second until ctx ends.
+// watch looks at the store until ctx ends: every second, and ten times as often once it is half full,
+// so that a burst cannot run past the bound.
 func (g *gate) watch(ctx context.Context) {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
-			g.look()
+		case <-timer.C:
+		}
+		if g.look() {
+			timer.Reset(100 * time.Millisecond)
+		} else {
+			timer.Reset(time.Second)
 		}
 	}
 }
 
-func (g *gate) look() {
+// look closes or opens the gate, and reports whether the store is more than half full.
+func (g *gate) look() (half bool) {
 	err := g.server.Health()
 	if err == nil {
 		var u embed.Usage
 		u, err = g.server.Usage()
+		half = err == nil && u.StoreBytes > u.StoreLimit/2
 		switch {
 		case err != nil:
 		case u.StoreBytes >= u.StoreLimit/10*9:
@@ -240,10 +247,11 @@ func (g *gate) look() {
 		if g.closed.Swap(nil) != nil {
 			g.log.Info().Msg("events are taken again")
 		}
-		return
+		return half
 	}
 	unavailable := relay.Unavailable(err)
 	if g.closed.Swap(&unavailable) == nil {
 		g.log.Error().Err(err).Msg("no events are taken")
 	}
+	return half
 }
