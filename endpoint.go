@@ -56,6 +56,8 @@ type Workspace struct {
 	OperationsURL string    `json:"operations_url,omitempty"`
 	CreatedAt     time.Time `json:"created_at"`
 	UpdatedAt     time.Time `json:"updated_at"`
+	// OperationsKeys sign the operational events; they are never part of the workspace's JSON.
+	OperationsKeys SigningKeys `json:"-"`
 }
 
 // SetDefaults fills what the caller left out.
@@ -147,6 +149,8 @@ const (
 const (
 	// DisabledByUser: somebody asked for it.
 	DisabledByUser = "user"
+	// DisabledByQuota: it failed while the failures in the window were over the quota.
+	DisabledByQuota = "quota"
 )
 
 // Bounds of an endpoint's members.
@@ -178,8 +182,12 @@ type Endpoint struct {
 	Status         Status            `json:"status"`
 	DisabledReason string            `json:"disabled_reason,omitempty"`
 	DisabledAt     *time.Time        `json:"disabled_at,omitempty"`
-	CreatedAt      time.Time         `json:"created_at"`
-	UpdatedAt      time.Time         `json:"updated_at"`
+	// EnableRequiresTest lets the disabled endpoint be enabled only after a test send that it accepted.
+	EnableRequiresTest bool `json:"enable_requires_test"`
+	// TestedAt is when the last such test send of the disabled endpoint started.
+	TestedAt  *time.Time `json:"tested_at,omitempty"`
+	CreatedAt time.Time  `json:"created_at"`
+	UpdatedAt time.Time  `json:"updated_at"`
 	// Keys sign; they are never part of the endpoint's JSON.
 	Keys SigningKeys `json:"-"`
 }
@@ -235,6 +243,12 @@ func (e *Endpoint) Validate(c Catalogue) error {
 		return invalid("invalid_status", "status", "must be enabled or disabled")
 	}
 	return validateHeaders(e.Headers)
+}
+
+// NeedsTest reports whether the endpoint is disabled and must accept a test send before it can be
+// enabled.
+func (e *Endpoint) NeedsTest() bool {
+	return e.EnableRequiresTest && e.Status == Disabled && e.TestedAt == nil
 }
 
 // ValidID reports whether id can be a workspace's: 1 to 64 letters, digits, dashes and

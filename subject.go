@@ -3,17 +3,24 @@ package staffetta
 import (
 	"hash/fnv"
 	"strconv"
+	"strings"
 )
 
 // The names of streams, subjects and buckets. A workspace's and an endpoint's id are subject
 // tokens by validation, so they stand here as they are.
 const (
+	// AttemptStream is the log of attempts, in blocks.
+	AttemptStream = "ATTEMPTS"
 	// CursorStream keeps one message a shard: where each of its lanes stands.
 	CursorStream = "CURSORS"
 	// DeadLetterStream keeps dropped events with their payload and the reason.
 	DeadLetterStream = "DEAD_LETTERS"
 	// IdempotencyStream remembers, in batches, the keys of accepted events.
 	IdempotencyStream = "IDEMPOTENCY"
+	// ReplayStream keeps what was asked to be sent again, and how far that has come.
+	ReplayStream = "REPLAYS"
+	// NoticeStream keeps the mails that are still to be sent, and what the next digests will say.
+	NoticeStream = "NOTICES"
 	// RegistryBucket is the key-value bucket of workspaces, endpoints and API keys.
 	RegistryBucket = "REGISTRY"
 
@@ -21,6 +28,16 @@ const (
 	CursorSubjects     = "cursors.*"
 	DeadLetterSubjects = "dead.*.*"
 	IdempotencySubject = "idempotency"
+	// AttemptSubject is where blocks of the attempt log are published.
+	AttemptSubject = "attempts"
+	// ReplaySubjects and ReplayRecordSubjects are all that ReplayStream listens to, and the records alone.
+	ReplaySubjects       = "replays.>"
+	ReplayRecordSubjects = "replays.record.*.*"
+	// NoticeSubjects and NoticeMailSubjects are all that NoticeStream listens to, and the mails alone.
+	NoticeSubjects     = "notices.>"
+	NoticeMailSubjects = "notices.mail.*"
+	// NoticeDigestSubjects are where the digests of all workspaces are kept.
+	NoticeDigestSubjects = "notices.digest.*"
 )
 
 // MaxShards bounds how many streams the events may be spread over.
@@ -51,6 +68,33 @@ func CursorSubject(shard int) string { return "cursors." + strconv.Itoa(shard) }
 func DeadLetterSubject(workspace, endpoint string) string {
 	return "dead." + workspace + "." + endpoint
 }
+
+// ReplaySubject is where the record of a replay is kept.
+func ReplaySubject(workspace, replay string) string {
+	return "replays.record." + workspace + "." + replay
+}
+
+// ReplayEventSubject is where the event ids of a replay are kept; fingerprint, a subject token, is that
+// of its request.
+func ReplayEventSubject(workspace, replay, fingerprint string) string {
+	return "replays.events." + workspace + "." + replay + "." + fingerprint
+}
+
+// NoticeMailSubject is where a mail waits; id is a subject token.
+func NoticeMailSubject(id string) string { return "notices.mail." + id }
+
+// NoticeDigestSubject is where a workspace's next digest is gathered.
+func NoticeDigestSubject(workspace string) string { return "notices.digest." + workspace }
+
+// operationsPrefix starts the id of a workspace's hidden endpoint; no id that the relay makes does.
+const operationsPrefix = "op_"
+
+// OperationsEndpoint is the id of the hidden endpoint that takes a workspace's operational events to
+// its operations URL.
+func OperationsEndpoint(workspace string) string { return operationsPrefix + workspace }
+
+// IsOperationsEndpoint reports whether an id is that of a hidden endpoint, whose failures never count.
+func IsOperationsEndpoint(id string) bool { return strings.HasPrefix(id, operationsPrefix) }
 
 // The headers of a stored event.
 const (

@@ -9,7 +9,7 @@ import (
 // a metric's label and a filter of the log.
 type ErrorKind uint8
 
-// The kinds of error. Every one but ErrorNone and ErrorLocal is the endpoint's failure.
+// The kinds of error. Every one but ErrorNone, ErrorLocal and ErrorHeld is the endpoint's failure.
 const (
 	// ErrorNone: there was a status.
 	ErrorNone ErrorKind = iota
@@ -29,6 +29,8 @@ const (
 	ErrorProtocol
 	// ErrorLocal: our own fault (no free socket or descriptor, shutting down); never counted.
 	ErrorLocal
+	// ErrorHeld: no attempt; the event was held for a disabled endpoint beyond what is held.
+	ErrorHeld
 )
 
 var errorKindNames = [...]string{
@@ -41,6 +43,7 @@ var errorKindNames = [...]string{
 	ErrorForbidden: "forbidden_address",
 	ErrorProtocol:  "protocol",
 	ErrorLocal:     "local",
+	ErrorHeld:      "held",
 }
 
 // ErrorKinds lists every kind, in order, for metrics that want all labels from the start.
@@ -126,6 +129,8 @@ func (p Policy) Decide(o Outcome, success Success, n int) Verdict {
 	switch {
 	case o.Error == ErrorLocal:
 		return Verdict{Action: Again, Wait: p.LocalRetry}
+	case o.Error == ErrorHeld:
+		return Verdict{Action: Drop}
 	case o.Error == ErrorNone && success.Accepts(o.Status):
 		return Verdict{Action: Deliver}
 	case n <= len(p.Retry):

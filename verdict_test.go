@@ -35,6 +35,8 @@ func TestEveryKindOfErrorButOurOwnFaultIsTheEndpointsFailure(t *testing.T) {
 			want = staffetta.Verdict{Action: staffetta.Deliver}
 		case staffetta.ErrorLocal:
 			want = staffetta.Verdict{Action: staffetta.Again, Wait: time.Second}
+		case staffetta.ErrorHeld:
+			want = staffetta.Verdict{Action: staffetta.Drop}
 		case staffetta.ErrorTimeout, staffetta.ErrorRefused, staffetta.ErrorReset, staffetta.ErrorTLS,
 			staffetta.ErrorDNS, staffetta.ErrorForbidden, staffetta.ErrorProtocol:
 		default:

@@ -24,12 +24,29 @@ type Layout struct {
 	// and 4 GiB (embedded: at most an eighth of Config.MaxStore).
 	DeadLetterAge   time.Duration
 	DeadLetterBytes int64
+	// AttemptAge and AttemptBytes bound the log of attempts; the oldest go first. Defaults 72 hours and
+	// 2 GiB (embedded: at most an eighth of Config.MaxStore).
+	AttemptAge   time.Duration
+	AttemptBytes int64
 	// IdempotencyAge is how long a repeated idempotency key is recognised. Default 24 hours.
 	IdempotencyAge time.Duration
 }
 
 // maxConsumers is explicit because the server takes "unlimited" for "not set", which means 1,000.
 const maxConsumers = 1_000_000
+
+// Mails are given up after a day, and digests are due within an hour: what is older is of no use. A
+// bound in messages reserves nothing of the store, as one in bytes would.
+const (
+	noticeAge  = 7 * 24 * time.Hour
+	maxNotices = 250_000
+)
+
+// A request for a replay is known again for a month, as long as dead letters are kept by default.
+const (
+	replayAge  = 30 * 24 * time.Hour
+	maxReplays = 100_000
+)
 
 // shardsKey is where the cursors' stream remembers how many shards they are for.
 const shardsKey = "staffetta.shards"
@@ -44,6 +61,12 @@ func (l Layout) within(maxStore int64) (Layout, error) {
 	}
 	if l.DeadLetterBytes == 0 {
 		l.DeadLetterBytes = min(4<<30, maxStore/8)
+	}
+	if l.AttemptBytes == 0 {
+		l.AttemptBytes = min(2<<30, maxStore/8)
+	}
+	if l.AttemptBytes > maxStore {
+		return l, fmt.Errorf("attempt log bytes: %d is more than the store's %d", l.AttemptBytes, maxStore)
 	}
 	if l.DeadLetterBytes > maxStore {
 		return l, fmt.Errorf("dead letter bytes: %d is more than the store's %d", l.DeadLetterBytes, maxStore)
@@ -67,6 +90,12 @@ func (l Layout) withDefaults() (Layout, error) {
 	if l.DeadLetterBytes == 0 {
 		l.DeadLetterBytes = 4 << 30
 	}
+	if l.AttemptAge == 0 {
+		l.AttemptAge = 72 * time.Hour
+	}
+	if l.AttemptBytes == 0 {
+		l.AttemptBytes = 2 << 30
+	}
 	if l.IdempotencyAge == 0 {
 		l.IdempotencyAge = 24 * time.Hour
 	}
@@ -79,6 +108,10 @@ func (l Layout) withDefaults() (Layout, error) {
 		return l, fmt.Errorf("duplicate window: must be at least 100ms")
 	case l.DeadLetterAge < time.Second || l.IdempotencyAge < time.Second:
 		return l, fmt.Errorf("dead letter age, idempotency age: must be at least 1s")
+	case l.AttemptAge < time.Second:
+		return l, fmt.Errorf("attempt log age: must be at least 1s")
+	case l.AttemptBytes < 1<<20:
+		return l, fmt.Errorf("attempt log bytes: must be at least 1 MiB")
 	case l.DeadLetterBytes < 1<<20:
 		return l, fmt.Errorf("dead letter bytes: must be at least 1 MiB")
 	}
@@ -97,7 +130,18 @@ func (l Layout) streams() []jetstream.StreamConfig {
 	keys := l.stream(staffetta.IdempotencyStream, staffetta.IdempotencySubject)
 	keys.MaxAge = l.IdempotencyAge
 
-	configs := []jetstream.StreamConfig{cursors, dead, keys}
+	notices := l.stream(staffetta.NoticeStream, staffetta.NoticeSubjects)
+	notices.Discard = jetstream.DiscardNew // full is an error to who queues a mail, never a loss
+	notices.MaxMsgsPerSubject, notices.MaxMsgs, notices.MaxAge = 1, maxNotices, noticeAge
+
+	attempts := l.stream(staffetta.AttemptStream, staffetta.AttemptSubject)
+	attempts.MaxAge, attempts.MaxBytes = l.AttemptAge, l.AttemptBytes
+	attempts.Duplicates = min(attempts.Duplicates, l.AttemptAge)
+
+	replays := l.stream(staffetta.ReplayStream, staffetta.ReplaySubjects)
+	replays.MaxMsgsPerSubject, replays.MaxMsgs, replays.MaxAge = 1, maxReplays, replayAge
+
+	configs := []jetstream.StreamConfig{attempts, cursors, dead, keys, notices, replays}
 	for shard := range l.Shards {
 		events := l.stream(staffetta.EventStream(shard), staffetta.EventSubjects(shard))
 		events.Discard = jetstream.DiscardNew // full is an error to the publisher, never a loss

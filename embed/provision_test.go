@@ -31,8 +31,11 @@ func TestEveryStreamIsMadeAsTheDesignSays(t *testing.T) {
 		"EVENTS_1":     {"events.1.*", jetstream.DiscardNew, unlimited, forever, unlimited, 1_000_000},
 		"EVENTS_2":     {"events.2.*", jetstream.DiscardNew, unlimited, forever, unlimited, 1_000_000},
 		"CURSORS":      {"cursors.*", jetstream.DiscardOld, 1, forever, unlimited, -1},
+		"ATTEMPTS":     {"attempts", jetstream.DiscardOld, unlimited, 72 * time.Hour, 2 << 30, -1},
 		"DEAD_LETTERS": {"dead.*.*", jetstream.DiscardOld, unlimited, 30 * 24 * time.Hour, 4 << 30, -1},
 		"IDEMPOTENCY":  {"idempotency", jetstream.DiscardOld, unlimited, 24 * time.Hour, unlimited, -1},
+		"NOTICES":      {"notices.>", jetstream.DiscardNew, 1, 7 * 24 * time.Hour, unlimited, -1},
+		"REPLAYS":      {"replays.>", jetstream.DiscardOld, 1, 30 * 24 * time.Hour, unlimited, -1},
 		"KV_REGISTRY":  {"$KV.REGISTRY.>", jetstream.DiscardNew, 1, forever, unlimited, -1},
 	}
 	seen := 0
@@ -60,7 +63,7 @@ func TestProvisioningAgainWritesNothing(t *testing.T) {
 	written := func() []time.Time {
 		var times []time.Time
 		metas, err := filepath.Glob(filepath.Join(dir, "jetstream", "$G", "streams", "*", "meta.inf"))
-		if err != nil || len(metas) != 7 {
+		if err != nil || len(metas) != 10 {
 			t.Fatalf("%d streams on disk, %v", len(metas), err)
 		}
 		for _, path := range append(metas, filepath.Join(dir, "staffetta.json")) {
