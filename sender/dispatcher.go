@@ -27,6 +27,8 @@ type Message struct {
 	Sequence uint64
 	// StoredAt is when JetStream stored it.
 	StoredAt time.Time
+	// Replay is the header that marks a copy sent again on request; empty for any other event.
+	Replay string
 }
 
 // Target is where the events of one lane go. A lane calls its target from one goroutine at a time.
@@ -74,10 +76,18 @@ type Config struct {
 	// Keep is how long settled events stay in the store at least, so that the store still
 	// recognises a repeated one. Default 2 minutes, the streams' duplicate window.
 	Keep time.Duration
+	// HoldMaxAge and HoldMaxEvents bound what a held lane keeps: events that were stored longer ago,
+	// or that are more, the oldest first, are given up by Target.Drop with ErrorHeld, within half a
+	// minute. 0, the default, is without a bound.
+	HoldMaxAge    time.Duration
+	HoldMaxEvents int
 	// StopWait is how long a stop waits for the attempts in flight before it cuts them off.
 	// Default 6 s, a little above the deadline of an attempt.
 	StopWait time.Duration
-	Log      zerolog.Logger
+	// Metrics count what becomes of events; they are registered by who made them. Default: some of
+	// its own, which nobody sees.
+	Metrics *Metrics
+	Log     zerolog.Logger
 }
 
 func (c *Config) setDefaults() error {
@@ -88,6 +98,8 @@ func (c *Config) setDefaults() error {
 		return errors.New("sender config: JetStream is missing")
 	case c.Shards < 1 || c.Shards > staffetta.MaxShards:
 		return fmt.Errorf("sender config: Shards must be 1 to %d", staffetta.MaxShards)
+	case c.HoldMaxAge < 0 || c.HoldMaxEvents < 0:
+		return errors.New("sender config: HoldMaxAge and HoldMaxEvents must not be negative")
 	}
 	if c.Window == 0 {
 		c.Window = 16
@@ -107,6 +119,9 @@ func (c *Config) setDefaults() error {
 	if c.StopWait == 0 {
 		c.StopWait = 6 * time.Second
 	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics()
+	}
 	return nil
 }
 
@@ -121,6 +136,8 @@ type Dispatcher struct {
 	// id is this process's name in cursors and in the names of consumers.
 	id     string
 	shards []*shard
+
+	hold holdBounds
 
 	pull, pullOne []byte // bodies of the requests for events
 
@@ -138,13 +155,14 @@ func NewDispatcher(cfg Config) (*Dispatcher, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	d := &Dispatcher{cfg: cfg, id: nuid.Next()[14:]}
+	d := &Dispatcher{cfg: cfg, id: nuid.Next()[14:], hold: holdBounds{cfg.HoldMaxAge, uint64(cfg.HoldMaxEvents)}}
 	d.opening = make(chan struct{}, maxOpening)
 	d.pull = fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d}`, cfg.Window, cfg.WindowBytes)
 	d.pullOne = []byte(`{"batch":1}`)
 	for n := range cfg.Shards {
 		d.shards = append(d.shards, newShard(d, n))
 	}
+	cfg.Metrics.watch(d)
 	return d, nil
 }
 
@@ -195,6 +213,8 @@ type State struct {
 	NextAttemptAt time.Time
 	// LastError is what the last failed attempt of the head came to.
 	LastError string
+	// Settled is the sequence of the last event that was delivered, dropped or discarded.
+	Settled uint64
 }
 
 // State of the lane of key.

@@ -188,7 +188,7 @@ func TestAHeldLaneKeepsItsEventsAndDeliversThemInOrderOnceItOpens(t *testing.T) 
 		if got := r.ids(); !slices.Equal(got, numbered(1, 40)) {
 			t.Errorf("delivered %v", got)
 		}
-		if s, _ := b.d.State("a"); s != (State{}) {
+		if s, _ := b.d.State("a"); s != (State{Settled: 40}) {
 			t.Errorf("a lane without events is at %+v", s)
 		}
 		b.end()

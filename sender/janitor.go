@@ -33,11 +33,13 @@ type mark struct {
 func (d *Dispatcher) housekeep(ctx context.Context) {
 	ticker := time.NewTicker(janitorInterval)
 	defer ticker.Stop()
+	d.tendHeld(ctx)
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			d.tendHeld(ctx)
 			for _, s := range d.shards {
 				for _, l := range s.all() {
 					l.closeIdle(now.Add(-d.cfg.IdleAfter))
@@ -47,6 +49,14 @@ func (d *Dispatcher) housekeep(ctx context.Context) {
 				}
 			}
 		}
+	}
+}
+
+// tendHeld looks after the lanes of all shards that do not move.
+func (d *Dispatcher) tendHeld(ctx context.Context) {
+	err := eachShard(d.shards, 4, func(s *shard) error { return s.tendHeld(ctx) })
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Log.Error().Err(err).Msg("cannot look after held events; trying again")
 	}
 }
 

@@ -36,8 +36,9 @@ type lane struct {
 
 	window window
 
-	active bool      // the goroutine exists
-	rested time.Time // when it last ended
+	trimming bool      // held events beyond the bounds are being given up, see hold.go
+	active   bool      // the goroutine exists
+	rested   time.Time // when it last ended
 }
 
 // set gives the lane a target and a mode.
@@ -45,6 +46,7 @@ func (l *lane) set(t Target, mode Mode) {
 	l.mu.Lock()
 	opened, changed := mode == Open && l.mode != Open, mode != l.mode
 	l.target, l.mode = t, mode
+	l.trimming = l.trimming && mode == Held
 	switch {
 	case opened:
 		l.failed, l.lastError = 0, ""
@@ -64,6 +66,7 @@ func (l *lane) set(t Target, mode Mode) {
 
 // discard settles all that is stored. The lock is held.
 func (l *lane) discard() {
+	l.countDiscarded()
 	l.settled = max(l.settled, l.tail)
 	l.backlog, l.failed, l.lastError, l.headAt = 0, 0, "", time.Time{}
 }
@@ -71,6 +74,7 @@ func (l *lane) discard() {
 // remove ends the lane for good.
 func (l *lane) remove() {
 	l.mu.Lock()
+	l.countDiscarded()
 	l.removed = true
 	l.unwait()
 	l.window.close(l)
@@ -107,6 +111,9 @@ func (l *lane) stored(sequence uint64) {
 // either order. The lock is held.
 func (l *lane) noticed(sequence uint64) {
 	if sequence > l.tail {
+		if l.mode == Held && l.tail == l.settled {
+			l.headAt = time.Now() // of an event that nobody will look at for long
+		}
 		l.tail = sequence
 		l.backlog++
 	}
@@ -167,9 +174,12 @@ func (l *lane) tryActivate() bool {
 	return true
 }
 
-// mayRun reports whether the head may be tried at now. The lock is held.
+// mayRun reports whether the head may be tried, or given up, at now. The lock is held.
 func (l *lane) mayRun(now time.Time) bool {
-	return l.mode == Open && !l.removed && l.target != nil && (l.due.IsZero() || !now.Before(l.due))
+	if l.removed || l.target == nil {
+		return false
+	}
+	return l.mode == Open && (l.due.IsZero() || !now.Before(l.due)) || l.mode == Held && l.trimming
 }
 
 func (l *lane) startIf(start bool) {
@@ -185,9 +195,15 @@ func (l *lane) startIf(start bool) {
 func (l *lane) run(ctx context.Context) {
 	var m Message
 	for {
-		t, n, ok := l.next(ctx, &m)
+		t, n, mode, ok := l.next(ctx, &m)
 		if !ok {
 			return
+		}
+		if mode == Held {
+			if !l.giveUp(ctx, t, &m, n-1) {
+				return
+			}
+			continue
 		}
 		o, v := t.Attempt(ctx, &m, n)
 		if v.Stop {
@@ -219,9 +235,10 @@ func (l *lane) halt() {
 	}
 }
 
-// next gives the head, its target and the number of its attempt. When it reports false the lane
-// rests: it has no event at hand, or may not try it now.
-func (l *lane) next(ctx context.Context, m *Message) (Target, int, bool) {
+// next gives the head, its target, the number of its attempt, and the mode: Open to try it, Held to
+// see whether it is to be given up. When it reports false the lane rests: it has no event at hand, or
+// may not try it now.
+func (l *lane) next(ctx context.Context, m *Message) (Target, int, Mode, bool) {
 	for {
 		l.mu.Lock()
 		if !l.shard.d.running() || !l.mayRun(time.Now()) || !l.window.hasWork(l) {
@@ -230,13 +247,13 @@ func (l *lane) next(ctx context.Context, m *Message) (Target, int, bool) {
 				l.window.close(l)
 			}
 			l.mu.Unlock()
-			return nil, 0, false
+			return nil, 0, Open, false
 		}
 		if l.window.pop(l, m) {
-			t, n := l.target, l.failed+1
+			t, n, mode := l.target, l.failed+1, l.mode
 			l.due, l.headAt = time.Time{}, m.StoredAt
 			l.mu.Unlock()
-			return t, n, true
+			return t, n, mode, true
 		}
 		l.mu.Unlock()
 		if err := l.window.open(ctx, l); err != nil {
@@ -244,7 +261,7 @@ func (l *lane) next(ctx context.Context, m *Message) (Target, int, bool) {
 				l.shard.d.cfg.Log.Error().Err(err).Str("lane", l.key).Msg("cannot read the lane's events; trying again")
 			}
 			l.pause(time.Second)
-			return nil, 0, false
+			return nil, 0, Open, false
 		}
 	}
 }
@@ -258,7 +275,7 @@ func (l *lane) settle(sequence uint64) {
 		l.backlog--
 	}
 	if l.settled >= l.tail {
-		l.backlog = 0
+		l.backlog, l.trimming = 0, false
 	}
 	l.mu.Unlock()
 	l.shard.touch(false)
@@ -333,7 +350,7 @@ func (l *lane) drop(ctx context.Context, t Target, m *Message, n int, o staffett
 func (l *lane) state() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{Backlog: l.backlog, OldestAt: l.headAt, NextAttemptAt: l.due, LastError: l.lastError}
+	s := State{Backlog: l.backlog, OldestAt: l.headAt, NextAttemptAt: l.due, LastError: l.lastError, Settled: l.settled}
 	if l.tail > l.settled {
 		s.Backlog = max(s.Backlog, 1)
 		s.Attempt = l.failed

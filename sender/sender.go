@@ -43,6 +43,13 @@ type Hooks struct {
 	Failed func(workspace, endpoint string, at time.Time) (stop bool)
 	// Dropped is told of an event once it is among the dead letters.
 	Dropped func(workspace, endpoint string, m *Message, attempts int, o staffetta.Outcome)
+	// Withdrawn is asked before every attempt of a replayed copy, by its Message.Replay, whether the
+	// replay was cancelled: the copy is then settled unseen.
+	Withdrawn func(replay string) bool
+}
+
+func (h *Hooks) withdrawn(m *Message) bool {
+	return m.Replay != "" && h.Withdrawn != nil && h.Withdrawn(m.Replay)
 }
 
 // New joins the two halves of delivery. Nothing runs before Run.
@@ -67,12 +74,13 @@ func (s *Sender) SetEndpoint(e staffetta.Endpoint) {
 		s.Set(e.ID, nil, Held)
 		return
 	}
-	d := &delivery{sender: s, endpoint: prepared, workspace: e.Workspace, id: e.ID, success: e.Success}
+	d := &delivery{sender: s, endpoint: prepared, workspace: e.Workspace, id: e.ID, success: e.Success, health: &health{}}
 	s.mu.Lock()
 	old := s.endpoints[e.ID]
 	s.endpoints[e.ID] = d
 	if old != nil {
 		d.failing.Store(old.failing.Load())
+		d.health = old.health
 	}
 	s.mu.Unlock()
 	s.Set(e.ID, d, modeOf(e))
@@ -151,6 +159,7 @@ type delivery struct {
 	id        string
 	success   staffetta.Success
 	failing   atomic.Bool // said in the log already
+	health    *health     // of the endpoint, through all its changes
 	// The lane tries one event at a time: these are its working memory.
 	attempt Attempt
 	record  staffetta.AttemptRecord
@@ -158,14 +167,20 @@ type delivery struct {
 
 // Attempt posts the event once, and decides by the policy.
 func (d *delivery) Attempt(ctx context.Context, m *Message, n int) (staffetta.Outcome, staffetta.Verdict) {
+	if d.sender.hooks.withdrawn(m) {
+		d.sender.cfg.Metrics.withdrawn.Inc()
+		return staffetta.Outcome{}, staffetta.Verdict{Action: staffetta.Deliver}
+	}
 	a := &d.attempt
 	d.endpoint.Attempt(ctx, m.Event, n, a)
 	v := d.sender.policy.Decide(a.Outcome, d.success, n)
+	d.sender.cfg.Metrics.attempted(a, v, m.StoredAt)
 	if v.Action == staffetta.Again {
 		return a.Outcome, v
 	}
 	d.noteHealth(a.Outcome, v.Counts)
-	if m.Event.Replay {
+	d.health.note(a, v.Counts)
+	if m.Event.Replay || staffetta.IsOperationsEndpoint(d.id) {
 		v.Counts = false
 	}
 	if v.Counts && d.sender.hooks.Failed != nil {
@@ -197,6 +212,10 @@ func (d *delivery) noteHealth(o staffetta.Outcome, failed bool) {
 
 // Drop stores the event as a dead letter. The message id makes a repeat after a crash harmless.
 func (d *delivery) Drop(ctx context.Context, m *Message, n int, o staffetta.Outcome) error {
+	if d.sender.hooks.withdrawn(m) {
+		d.sender.cfg.Metrics.withdrawn.Inc()
+		return nil
+	}
 	letter := &nats.Msg{
 		Subject: staffetta.DeadLetterSubject(d.workspace, d.id),
 		Header: nats.Header{
@@ -218,7 +237,12 @@ func (d *delivery) Drop(ctx context.Context, m *Message, n int, o staffetta.Outc
 	if _, err := d.sender.js.PublishMsg(ctx, letter, jetstream.WithMsgID(id)); err != nil {
 		return fmt.Errorf("store dead letter: %w", err)
 	}
-	d.sender.log.Warn().Str("workspace", d.workspace).Str("endpoint", d.id).Str("event_id", m.Event.ID).
+	d.sender.cfg.Metrics.gaveUp(o)
+	level := zerolog.WarnLevel
+	if o.Error == staffetta.ErrorHeld { // the lane said so for all of them
+		level = zerolog.DebugLevel
+	}
+	d.sender.log.WithLevel(level).Str("workspace", d.workspace).Str("endpoint", d.id).Str("event_id", m.Event.ID).
 		Int("attempts", n).Stringer("outcome", o).Msg("event dropped to the dead letters")
 	if d.sender.hooks.Dropped != nil {
 		d.sender.hooks.Dropped(d.workspace, d.id, m, n, o)

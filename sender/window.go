@@ -71,11 +71,12 @@ func (w *window) pop(l *lane, m *Message) bool {
 	w.askIfLow(l)
 	p, _ := placeOf(msg.Reply)
 	m.Sequence, m.StoredAt = p.sequence, p.storedAt
+	m.Replay = firstHeader(msg, staffetta.HeaderReplay)
 	m.Event = staffetta.Event{
 		ID:      firstHeader(msg, staffetta.HeaderEventID),
 		Type:    firstHeader(msg, staffetta.HeaderEventType),
 		Payload: msg.Data,
-		Replay:  firstHeader(msg, staffetta.HeaderReplay) != "",
+		Replay:  m.Replay != "",
 	}
 	return true
 }
@@ -127,6 +128,10 @@ func (w *window) close(l *lane) {
 		return
 	}
 	d := l.shard.d
+	if l.headAt.IsZero() && w.head < len(w.queue) && l.tail > l.settled {
+		p, _ := placeOf(w.queue[w.head].Reply)
+		l.headAt = p.storedAt
+	}
 	// Nobody waits for the answer: a consumer that is left over ends by its inactivity threshold.
 	_ = d.cfg.Conn.PublishRequest("$JS.API.CONSUMER.DELETE."+l.shard.stream+"."+w.consumer, l.shard.inbox, nil)
 	*w = window{}
