@@ -30,6 +30,13 @@ type APIConfig struct {
 	// State says where the deliveries of an endpoint stand, by its id; nil and false leave that out
 	// of the answers.
 	State func(endpoint string) (State, bool)
+	// Quota has the failures of the window; nil leaves them out of the answers.
+	Quota *Quota
+	// Attempts is the log; nil answers 501 to what needs it.
+	Attempts *AttemptLog
+	// DeadLetters and Replays are set by New of this package's Relay; nil answers 501 to what needs them.
+	DeadLetters *DeadLetters
+	Replays     *Replays
 	// Version is the program's, for the OpenAPI document.
 	Version string
 	// Log gets answers of 500 and above. The zero value is silent.
@@ -60,6 +67,11 @@ type State struct {
 	NextAttemptAt *time.Time
 	// LastError says why the head's last attempt failed.
 	LastError string
+	// Settled is the sequence of the last event that was delivered, dropped or discarded.
+	Settled uint64
+	// LastSuccessAt and LastFailureAt are when an attempt was last accepted, and when one last failed,
+	// since the relay started.
+	LastSuccessAt, LastFailureAt *time.Time
 }
 
 // API is the management half of the relay's HTTP API: workspaces, keys, endpoints.
@@ -110,6 +122,8 @@ type answer struct {
 	status   int
 	body     any // JSON, or nothing where it is nil
 	location string
+	// stream writes the whole answer itself, in place of body.
+	stream func(http.ResponseWriter)
 }
 
 func (a *API) operations() []operation {
@@ -118,6 +132,8 @@ func (a *API) operations() []operation {
 		keys      = workspace + "/keys"
 		endpoints = workspace + "/endpoints"
 		endpoint  = endpoints + "/{endpoint}"
+		letters   = workspace + "/dead-letters"
+		replays   = workspace + "/replays"
 	)
 	return []operation{
 		{"GET", "/v1/openapi.json", anyone, a.getOpenAPI},
@@ -138,6 +154,17 @@ func (a *API) operations() []operation {
 		{"POST", endpoint + "/disable", workspaceKey, a.disableEndpoint},
 		{"POST", endpoint + "/test", workspaceKey, a.testEndpoint},
 		{"POST", endpoint + "/rotate-key", workspaceKey, a.rotateKey},
+		{"GET", workspace + "/attempts", workspaceKey, a.listAttempts},
+		{"GET", workspace + "/attempts/follow", workspaceKey, a.followAttempts},
+		{"GET", workspace + "/events/{event}", workspaceKey, a.getEvent},
+		{"GET", letters, workspaceKey, a.listDeadLetters},
+		{"DELETE", letters, workspaceKey, a.deleteDeadLetters},
+		{"GET", letters + "/{letter}", workspaceKey, a.getDeadLetter},
+		{"DELETE", letters + "/{letter}", workspaceKey, a.deleteDeadLetter},
+		{"POST", replays, workspaceKey, a.createReplay},
+		{"GET", replays, workspaceKey, a.listReplays},
+		{"GET", replays + "/{replay}", workspaceKey, a.getReplay},
+		{"DELETE", replays + "/{replay}", workspaceKey, a.cancelReplay},
 	}
 }
 
@@ -145,6 +172,7 @@ func (a *API) operations() []operation {
 // it takes there; this half only says 405 to the others.
 var servedElsewhere = map[string]string{
 	"/healthz":                          http.MethodGet,
+	"/metrics":                          http.MethodGet,
 	"/readyz":                           http.MethodGet,
 	"/v1/workspaces/{workspace}/events": http.MethodPost,
 }
@@ -204,6 +232,10 @@ func (a *API) handle(w http.ResponseWriter, r *http.Request, op operation) {
 	result, err := op.serve(r)
 	if err != nil {
 		a.fail(w, r, err)
+		return
+	}
+	if result.stream != nil {
+		result.stream(w)
 		return
 	}
 	var body []byte

@@ -51,13 +51,16 @@ func (o optional[T]) into(target *T) {
 
 // readObject reads the JSON object of a request into a struct. A request without a body is an object
 // without members.
-func readObject(r *http.Request, into any) error {
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+func readObject(r *http.Request, into any) error { return readObjectWithin(r, maxBody, into) }
+
+// readObjectWithin is readObject with a bound of its own, in bytes.
+func readObjectWithin(r *http.Request, limit int, into any) error {
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
 	if err != nil {
 		return newProblem(http.StatusBadRequest, "incomplete_body", "the body could not be read to its end")
 	}
-	if len(body) > maxBody {
-		return problemTooLarge(maxBody)
+	if len(body) > limit {
+		return problemTooLarge(limit)
 	}
 	if len(body) == 0 {
 		return nil
@@ -129,14 +132,16 @@ func memberOf(p jsontext.Pointer) string {
 
 // shownOnly are the members of answers that no request sets, with what to do instead.
 var shownOnly = map[string]string{
-	"id":              "is part of the path or made by the relay",
-	"workspace":       "is part of the path",
-	"status":          "is changed with POST …/enable and POST …/disable",
-	"disabled_reason": "is changed with POST …/enable and POST …/disable",
-	"disabled_at":     "is changed with POST …/enable and POST …/disable",
-	"signing_key":     "is changed with POST …/rotate-key",
-	"created_at":      "is set by the relay",
-	"updated_at":      "is set by the relay",
+	"id":                     "is part of the path or made by the relay",
+	"workspace":              "is part of the path",
+	"status":                 "is changed with POST …/enable and POST …/disable",
+	"disabled_reason":        "is changed with POST …/enable and POST …/disable",
+	"disabled_at":            "is changed with POST …/enable and POST …/disable",
+	"tested_at":              "is set by a test send that the endpoint accepts while it is disabled",
+	"signing_key":            "is changed with POST …/rotate-key",
+	"operations_signing_key": "is changed with rotate_operations_key",
+	"created_at":             "is set by the relay",
+	"updated_at":             "is set by the relay",
 }
 
 func unknownMember(p jsontext.Pointer) error {
@@ -156,6 +161,8 @@ func wantedType(t reflect.Type) string {
 		return "must be a string"
 	case reflect.Int:
 		return "must be a whole number"
+	case reflect.Bool:
+		return "must be true or false"
 	case reflect.Slice:
 		return "must be an array"
 	case reflect.Map, reflect.Struct:

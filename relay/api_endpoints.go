@@ -23,6 +23,8 @@ type endpointBody struct {
 	Headers     optional[map[string]*string]  `json:"headers"`
 	Success     optional[staffetta.Success]   `json:"success"`
 	OnDisable   optional[staffetta.OnDisable] `json:"on_disable"`
+	// EnableRequiresTest is kept while a test that was made still tells something of the endpoint.
+	EnableRequiresTest optional[bool] `json:"enable_requires_test"`
 }
 
 // newEndpointBody is what POST takes besides.
@@ -32,7 +34,11 @@ type newEndpointBody struct {
 }
 
 func (b *endpointBody) apply(e *staffetta.Endpoint, c staffetta.Catalogue) error {
-	b.URL.into(&e.URL)
+	tested := e.URL
+	if b.URL.into(&e.URL); e.URL != tested {
+		e.TestedAt = nil
+	}
+	b.EnableRequiresTest.into(&e.EnableRequiresTest)
 	b.EventTypes.into(&e.EventTypes)
 	b.Description.into(&e.Description)
 	b.Success.into(&e.Success)
@@ -54,7 +60,14 @@ type endpointAnswer struct {
 	OldestAt      *time.Time `json:"oldest_at,omitzero"`
 	Attempt       int        `json:"attempt,omitzero"`
 	NextAttemptAt *time.Time `json:"next_attempt_at,omitzero"`
+	// WaitsFor is what the first waiting event waits for.
+	WaitsFor      string     `json:"waits_for,omitzero"`
 	LastError     string     `json:"last_error,omitzero"`
+	LastSuccessAt *time.Time `json:"last_success_at,omitzero"`
+	LastFailureAt *time.Time `json:"last_failure_at,omitzero"`
+	// FailuresInWindow are the endpoint's own, the others those of its whole workspace.
+	FailuresInWindow          *int `json:"failures_in_window,omitzero"`
+	WorkspaceFailuresInWindow *int `json:"workspace_failures_in_window,omitzero"`
 	// PreviousExpiresAt is there while the key before a rotation still signs.
 	PreviousExpiresAt *time.Time `json:"previous_expires_at,omitzero"`
 	// SigningKey is shown by the two answers that make one.
@@ -66,14 +79,35 @@ func (a *API) endpointAnswer(e staffetta.Endpoint) endpointAnswer {
 	if until := e.Keys.PreviousUntil; e.Keys.Previous != "" && until.After(time.Now()) {
 		shown.PreviousExpiresAt = &until
 	}
+	if a.cfg.Quota != nil {
+		own, all := a.cfg.Quota.Failures(e.Workspace, e.ID)
+		shown.FailuresInWindow, shown.WorkspaceFailuresInWindow = &own, &all
+	}
 	if a.cfg.State == nil {
 		return shown
 	}
 	if state, known := a.cfg.State(e.ID); known {
 		shown.Backlog, shown.Attempt, shown.LastError = &state.Backlog, state.Attempt, state.LastError
 		shown.OldestAt, shown.NextAttemptAt = inUTC(state.OldestAt), inUTC(state.NextAttemptAt)
+		shown.LastSuccessAt, shown.LastFailureAt = inUTC(state.LastSuccessAt), inUTC(state.LastFailureAt)
+		shown.WaitsFor = waitsFor(&e, &state)
 	}
 	return shown
+}
+
+// waitsFor says what the first waiting event waits for: that the endpoint is enabled, the time of its
+// next attempt, or the end of the attempt under way.
+func waitsFor(e *staffetta.Endpoint, state *State) string {
+	switch {
+	case state.Backlog == 0:
+		return ""
+	case e.Status == staffetta.Disabled:
+		return "enable"
+	case state.NextAttemptAt != nil:
+		return "retry"
+	default:
+		return "attempt"
+	}
 }
 
 func inUTC(t *time.Time) *time.Time {
@@ -205,7 +239,11 @@ func (a *API) testEndpoint(r *http.Request) (answer, error) {
 	if a.cfg.TestSend == nil {
 		return answer{}, newProblem(http.StatusNotImplemented, "not_available", "this relay cannot make test sends")
 	}
+	startedAt := stamp()
 	result, err := a.cfg.TestSend(r.Context(), e)
+	if err == nil && result.Delivered {
+		err = a.cfg.Registry.noteTest(r.Context(), e, startedAt)
+	}
 	return answer{status: http.StatusOK, body: testAnswer{
 		Delivered:  result.Delivered,
 		Status:     result.Status,

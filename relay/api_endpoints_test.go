@@ -53,7 +53,7 @@ func TestAnEndpointIsShownWithItsKeyOnceAndChangedByMergePatch(t *testing.T) {
 			t.Errorf("null: %v", got)
 		}
 		before := a.ask(200, "GET", path, "")
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		if got := a.ask(200, "PATCH", path, `{}`); fmt.Sprint(got) != fmt.Sprint(before) {
 			t.Errorf("a patch without members: got %v, want %v", got, before)
 		}
@@ -150,7 +150,7 @@ func TestARotationKeepsTheOldKeyForTheOverlap(t *testing.T) {
 		if shown := a.ask(200, "GET", path, ""); shown["previous_expires_at"] == nil || shown["signing_key"] != nil {
 			t.Errorf("in between: %v", shown)
 		}
-		time.Sleep(90 * time.Second)
+		<-time.After(90 * time.Second)
 		if shown := a.ask(200, "GET", path, ""); shown["previous_expires_at"] != nil {
 			t.Errorf("after the overlap: %v", shown)
 		}

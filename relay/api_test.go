@@ -122,7 +122,7 @@ func TestAWorkspaceIsCreatedChangedListedAndDeleted(t *testing.T) {
 		if ws["plan"] != "starter" || ws["language"] != "en" || ws["quota_scope"] != "workspace" {
 			t.Errorf("defaults: %v", ws)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		ws = a.ask(200, "PUT", acme, `{"plan":"growth","quota":0,"notify_emails":["a@b.example"],"operations_url":"https://ops.example/"}`)
 		if ws["plan"] != "growth" || ws["quota"] != 0.0 || ws["updated_at"] == ws["created_at"] {
 			t.Errorf("changed: %v", ws)

@@ -16,6 +16,8 @@ type workspaceBody struct {
 	Quota         optional[*int]                 `json:"quota"`
 	QuotaScope    optional[staffetta.QuotaScope] `json:"quota_scope"`
 	OperationsURL optional[string]               `json:"operations_url"`
+	// RotateOperationsKey makes a new key for the operational events.
+	RotateOperationsKey optional[bool] `json:"rotate_operations_key"`
 }
 
 func (b *workspaceBody) apply(ws *staffetta.Workspace) error {
@@ -26,7 +28,48 @@ func (b *workspaceBody) apply(ws *staffetta.Workspace) error {
 	b.QuotaScope.into(&ws.QuotaScope)
 	b.OperationsURL.into(&ws.OperationsURL)
 	ws.SetDefaults()
-	return ws.Validate()
+	if err := ws.Validate(); err != nil {
+		return err
+	}
+	return b.applyKey(ws)
+}
+
+// applyKey makes the key of the operational events where there is none, or another is asked for.
+func (b *workspaceBody) applyKey(ws *staffetta.Workspace) error {
+	switch {
+	case ws.OperationsURL == "" && b.RotateOperationsKey.value:
+		return bodyError("invalid_rotation", "rotate_operations_key", "there is no operations_url whose key could be rotated")
+	case ws.OperationsURL == "":
+		ws.OperationsKeys = staffetta.SigningKeys{}
+	case ws.OperationsKeys.Current == "":
+		ws.OperationsKeys = staffetta.SigningKeys{Current: staffetta.NewSigningKey()}
+	case b.RotateOperationsKey.value:
+		ws.OperationsKeys = rotated(ws.OperationsKeys, staffetta.NewSigningKey(), defaultOverlap)
+	}
+	return nil
+}
+
+// workspaceState is a workspace with the quota that holds for it and what is used up.
+type workspaceState struct {
+	staffetta.Workspace
+	FailuresInWindow *int `json:"failures_in_window,omitzero"`
+}
+
+func (a *API) workspaceState(ws staffetta.Workspace) workspaceState {
+	shown := workspaceState{Workspace: ws}
+	if a.cfg.Quota != nil {
+		quota := a.cfg.Quota.Of(ws).Failures
+		_, all := a.cfg.Quota.Failures(ws.ID, "")
+		shown.Quota, shown.FailuresInWindow = &quota, &all
+	}
+	return shown
+}
+
+// workspaceAnswer is a workspace as PUT answers it.
+type workspaceAnswer struct {
+	workspaceState
+	// OperationsSigningKey is shown where this request has made it.
+	OperationsSigningKey string `json:"operations_signing_key,omitzero"`
 }
 
 func (a *API) putWorkspace(r *http.Request) (answer, error) {
@@ -34,23 +77,36 @@ func (a *API) putWorkspace(r *http.Request) (answer, error) {
 	if err := readObject(r, &body); err != nil {
 		return answer{}, err
 	}
-	ws, created, err := a.cfg.Registry.PutWorkspace(r.Context(), r.PathValue("workspace"), body.apply)
+	var before string
+	ws, created, err := a.cfg.Registry.PutWorkspace(r.Context(), r.PathValue("workspace"), func(ws *staffetta.Workspace) error {
+		before = ws.OperationsKeys.Current
+		return body.apply(ws)
+	})
 	if err != nil {
 		return answer{}, err
 	}
-	if created {
-		return answer{status: http.StatusCreated, body: ws, location: "/v1/workspaces/" + ws.ID}, nil
+	shown := workspaceAnswer{workspaceState: a.workspaceState(ws)}
+	if key := ws.OperationsKeys.Current; key != before {
+		shown.OperationsSigningKey = key
 	}
-	return answer{status: http.StatusOK, body: ws}, nil
+	if created {
+		return answer{status: http.StatusCreated, body: shown, location: "/v1/workspaces/" + ws.ID}, nil
+	}
+	return answer{status: http.StatusOK, body: shown}, nil
 }
 
 func (a *API) getWorkspace(r *http.Request) (answer, error) {
 	ws, err := a.cfg.Registry.Workspace(r.PathValue("workspace"))
-	return answer{status: http.StatusOK, body: ws}, err
+	return answer{status: http.StatusOK, body: a.workspaceState(ws)}, err
 }
 
 func (a *API) deleteWorkspace(r *http.Request) (answer, error) {
-	return answer{status: http.StatusNoContent}, a.cfg.Registry.DeleteWorkspace(r.Context(), r.PathValue("workspace"))
+	workspace := r.PathValue("workspace")
+	if err := a.cfg.Registry.DeleteWorkspace(r.Context(), workspace); err != nil {
+		return answer{}, err
+	}
+	a.forgetEvents(r.Context(), workspace)
+	return answer{status: http.StatusNoContent}, nil
 }
 
 func (a *API) listWorkspaces(r *http.Request) (answer, error) {
@@ -58,9 +114,12 @@ func (a *API) listWorkspaces(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	page := list[staffetta.Workspace]{}
-	var more bool
-	if page.Items, more = a.cfg.Registry.Workspaces(after, limit); more {
+	workspaces, more := a.cfg.Registry.Workspaces(after, limit)
+	page := list[workspaceState]{Items: make([]workspaceState, len(workspaces))}
+	for i, ws := range workspaces {
+		page.Items[i] = a.workspaceState(ws)
+	}
+	if more {
 		page.NextCursor = cursorAfter(page.Items[len(page.Items)-1].ID)
 	}
 	return answer{status: http.StatusOK, body: page}, nil

@@ -47,6 +47,11 @@ func urlTaken(endpoint string) error {
 	return &refusal{code: "url_taken", endpoint: endpoint, detail: "the endpoint " + endpoint + " of this workspace has this URL already; change its event types instead"}
 }
 
+func testRequired(endpoint string) error {
+	return &refusal{code: "test_required", endpoint: endpoint, detail: "this endpoint must accept a test send before it is enabled: make one with POST …/endpoints/" +
+		endpoint + "/test or staffetta endpoints test " + endpoint + ", then enable it"}
+}
+
 func limitReached(code, whose string, limit int, what string) error {
 	return &refusal{code: code, detail: fmt.Sprintf("%s has %d %s, which is the limit; delete some first", whose, limit, what)}
 }

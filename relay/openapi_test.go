@@ -249,18 +249,26 @@ func TestEveryOperationOfTheOpenAPIDocumentIsWhole(t *testing.T) {
 func TestTheSchemasAreThoseOfTheCode(t *testing.T) {
 	d := parseOpenAPI(t)
 	for name, v := range map[string]any{
-		"Workspace":       staffetta.Workspace{},
-		"WorkspaceChange": workspaceBody{},
-		"NewKey":          keyBody{},
-		"Key":             APIKey{},
-		"CreatedKey":      keyAnswer{},
-		"NewEndpoint":     newEndpointBody{},
-		"EndpointPatch":   endpointBody{},
-		"EndpointWithKey": endpointAnswer{},
-		"KeyRotation":     rotateBody{},
-		"TestResult":      testAnswer{},
-		"EventType":       staffetta.EventType{},
-		"EndpointList":    list[int]{},
+		"Workspace":          workspaceState{},
+		"WorkspaceWithKey":   workspaceAnswer{},
+		"WorkspaceChange":    workspaceBody{},
+		"NewKey":             keyBody{},
+		"Key":                APIKey{},
+		"CreatedKey":         keyAnswer{},
+		"NewEndpoint":        newEndpointBody{},
+		"EndpointPatch":      endpointBody{},
+		"EndpointWithKey":    endpointAnswer{},
+		"KeyRotation":        rotateBody{},
+		"TestResult":         testAnswer{},
+		"EventType":          staffetta.EventType{},
+		"DeadLetter":         deadLetter{},
+		"DeletedDeadLetters": deletedLetters{},
+		"NewReplay":          replayBody{},
+		"Replay":             replayAnswer{},
+		"EndpointList":       list[int]{},
+		"Attempt":            attemptAnswer{},
+		"EventStanding":      eventAnswer{},
+		"Standing":           standingAnswer{},
 	} {
 		schema := d.root["components"].(object)["schemas"].(object)[name].(object)
 		documented := slices.Sorted(maps.Keys(schema["properties"].(object)))

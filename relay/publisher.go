@@ -30,6 +30,8 @@ type publisher struct {
 	conns []*publishConn
 	// stored is called for every copy that the store confirms, before its request is told.
 	stored func(shard int, endpoint string, sequence uint64)
+	// copies counts those that were not known to the store.
+	copies atomic.Uint64
 }
 
 type publishConn struct {
@@ -164,8 +166,9 @@ func (p *publisher) answer(c *publishConn, m *nats.Msg) {
 		slot.group.fail(err)
 	case duplicate:
 		slot.group.duplicates.Add(1)
-		fallthrough
+		p.stored(slot.shard, slot.endpoint, sequence)
 	default:
+		p.copies.Add(1)
 		p.stored(slot.shard, slot.endpoint, sequence)
 	}
 	slot.group.answered()

@@ -49,6 +49,41 @@ type workspaceValue struct {
 	staffetta.Workspace
 	// Deleting says that the workspace is gone and only its records are still to be removed.
 	Deleting bool `json:"deleting,omitzero"`
+	// Sealed holds the keys that sign operational events, where there are any.
+	Sealed []byte `json:"sealed,omitempty"`
+}
+
+func workspaceSealName(workspace string) string {
+	return workspace + "/" + staffetta.OperationsEndpoint(workspace)
+}
+
+func (s *Sealer) encodeWorkspace(v workspaceValue) ([]byte, error) {
+	if keys := v.OperationsKeys; keys.Current != "" {
+		secrets, err := json.Marshal(endpointSecrets{Key: keys.Current, Previous: keys.Previous, PreviousUntil: keys.PreviousUntil})
+		if err != nil {
+			return nil, err
+		}
+		v.Sealed = s.Seal(secrets, workspaceSealName(v.ID))
+	}
+	return json.Marshal(v)
+}
+
+func (s *Sealer) decodeWorkspace(data []byte) (workspaceValue, error) {
+	var v workspaceValue
+	if err := json.Unmarshal(data, &v); err != nil || len(v.Sealed) == 0 {
+		return v, err
+	}
+	plain, err := s.Open(v.Sealed, workspaceSealName(v.ID))
+	if err != nil {
+		return v, fmt.Errorf("open its signing keys: %w", err)
+	}
+	var secrets endpointSecrets
+	if err := json.Unmarshal(plain, &secrets); err != nil {
+		return v, fmt.Errorf("read its signing keys: %w", err)
+	}
+	v.OperationsKeys = staffetta.SigningKeys{Current: secrets.Key, Previous: secrets.Previous, PreviousUntil: secrets.PreviousUntil}
+	v.Sealed = nil
+	return v, nil
 }
 
 // endpointValue is what the bucket holds of an endpoint: what is secret about it is sealed.

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -42,6 +41,9 @@ type RegistryConfig struct {
 	// not call the Registry. Either may be nil.
 	OnEndpoint        func(staffetta.Endpoint)
 	OnEndpointRemoved func(staffetta.Endpoint)
+	// OnWorkspace and OnWorkspaceRemoved are told of workspaces in the same way.
+	OnWorkspace        func(staffetta.Workspace)
+	OnWorkspaceRemoved func(staffetta.Workspace)
 
 	// Log gets what another process wrote and cannot be read. The zero value is silent.
 	Log zerolog.Logger
@@ -242,8 +244,8 @@ func (r *Registry) applyTo(t *tenant, kind, id string, entry jetstream.KeyValueE
 	case kind == kindKey && removed:
 		r.dropKey(t, id, revision)
 	case kind == kindWorkspace:
-		var v workspaceValue
-		if err := json.Unmarshal(entry.Value(), &v); err != nil {
+		v, err := r.cfg.Sealer.decodeWorkspace(entry.Value())
+		if err != nil {
 			return err
 		}
 		r.putWorkspace(t, revision, v)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/staffetta-relay/staffetta"
 )
@@ -120,10 +121,14 @@ func (t *tenant) endpoint(id string) (*endpointEntry, error) {
 	return nil, noEndpoint(t.id, id)
 }
 
-// EnableEndpoint lets an endpoint have its events; one that is enabled stays as it is.
+// EnableEndpoint lets an endpoint have its events; one that is enabled stays as it is. One that
+// requires a test send before, and has not accepted any, is refused.
 func (r *Registry) EnableEndpoint(ctx context.Context, workspace, id string) (staffetta.Endpoint, error) {
 	return r.UpdateEndpoint(ctx, workspace, id, func(e *staffetta.Endpoint) error {
-		e.Status, e.DisabledReason, e.DisabledAt = staffetta.Enabled, "", nil
+		if e.NeedsTest() {
+			return testRequired(e.ID)
+		}
+		e.Status, e.DisabledReason, e.DisabledAt, e.TestedAt = staffetta.Enabled, "", nil, nil
 		return nil
 	})
 }
@@ -133,11 +138,30 @@ func (r *Registry) EnableEndpoint(ctx context.Context, workspace, id string) (st
 func (r *Registry) DisableEndpoint(ctx context.Context, workspace, id, reason string) (staffetta.Endpoint, error) {
 	return r.UpdateEndpoint(ctx, workspace, id, func(e *staffetta.Endpoint) error {
 		if e.Status == staffetta.Enabled {
-			at := stamp()
-			e.Status, e.DisabledReason, e.DisabledAt = staffetta.Disabled, reason, &at
+			disable(e, reason)
 		}
 		return nil
 	})
+}
+
+func disable(e *staffetta.Endpoint, reason string) {
+	at := stamp()
+	e.Status, e.DisabledReason, e.DisabledAt, e.TestedAt = staffetta.Disabled, reason, &at, nil
+}
+
+// noteTest takes note of a test send that was accepted, where it is needed to enable the endpoint as
+// it was tested. It says nothing of an endpoint that was disabled or led elsewhere meanwhile.
+func (r *Registry) noteTest(ctx context.Context, tested staffetta.Endpoint, startedAt time.Time) error {
+	if !tested.NeedsTest() {
+		return nil
+	}
+	_, err := r.UpdateEndpoint(ctx, tested.Workspace, tested.ID, func(e *staffetta.Endpoint) error {
+		if e.NeedsTest() && e.URL == tested.URL && e.DisabledAt != nil && !startedAt.Before(*e.DisabledAt) {
+			e.TestedAt = &startedAt
+		}
+		return nil
+	})
+	return err
 }
 
 // DeleteEndpoint deletes an endpoint. What waits for it is discarded.

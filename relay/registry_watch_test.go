@@ -373,7 +373,7 @@ func TestTheMarksOfDeletionsEndWhereTheBucketLetsThem(t *testing.T) {
 		if n := records(); n != 3 {
 			t.Errorf("%d records: the check of the secret and two marks were expected", n)
 		}
-		time.Sleep(25 * time.Hour)
+		<-time.After(25 * time.Hour)
 		if n := records(); n != 1 {
 			t.Errorf("%d records after a day", n)
 		}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -59,7 +58,7 @@ func (r *Registry) createWorkspace(ctx context.Context, t *tenant, change func(*
 	if err := r.removeRecords(ctx, t); err != nil {
 		return ws, err
 	}
-	value, err := json.Marshal(workspaceValue{Workspace: ws})
+	value, err := r.cfg.Sealer.encodeWorkspace(workspaceValue{Workspace: ws})
 	if err != nil {
 		return ws, err
 	}
@@ -88,7 +87,7 @@ func (r *Registry) changeWorkspace(ctx context.Context, t *tenant, change func(*
 }
 
 func (r *Registry) storeWorkspace(ctx context.Context, t *tenant, revision uint64, v workspaceValue) error {
-	value, err := json.Marshal(v)
+	value, err := r.cfg.Sealer.encodeWorkspace(v)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rs/zerolog"
 
 	"github.com/staffetta-relay/staffetta"
@@ -30,6 +31,9 @@ type Config struct {
 	Publish []*nats.Conn
 	// JetStream is for everything else; give it a connection of its own.
 	JetStream jetstream.JetStream
+	// Reads is for reading much of the store, for pages of dead letters and replays, which holds up
+	// what else goes over the connection. Default: that of JetStream.
+	Reads *nats.Conn
 	// Shards is how many streams there are; it is fixed when the store is made.
 	Shards int
 	// Registry says how workspaces and endpoints are kept; New sets its Bucket and Shards.
@@ -39,6 +43,16 @@ type Config struct {
 	// IdempotencyKeys bounds the keys that are remembered for a day, at about 50 bytes each.
 	// Default 4,000,000.
 	IdempotencyKeys int
+	// Quota counts failures and disables endpoints; nil never does. Run it beside the Relay.
+	Quota *Quota
+	// Notices tell workspaces what becomes of their webhooks; nil tells nobody. Run them beside the
+	// Relay, and end them last.
+	Notices *Notices
+	// Metrics count what comes; they are registered by who made them. Default: some of its own, which
+	// nobody sees.
+	Metrics *Metrics
+	// Gatherer is what /metrics answers; nil: 404.
+	Gatherer prometheus.Gatherer
 	// Stored is told of every stored copy of an event, quickly: it runs on the hot path.
 	Stored func(shard int, endpoint string, sequence uint64)
 	// Accepting says why no event can be taken now, or nil. It is asked for every request.
@@ -61,6 +75,12 @@ func (c *Config) setDefaults() error {
 	if c.IdempotencyKeys == 0 {
 		c.IdempotencyKeys = 4_000_000
 	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(MetricsConfig{})
+	}
+	if c.Reads == nil {
+		c.Reads = c.JetStream.Conn()
+	}
 	if c.Stored == nil {
 		c.Stored = func(int, string, uint64) {}
 	}
@@ -74,6 +94,9 @@ func (c *Config) setDefaults() error {
 type Relay struct {
 	registry    *Registry
 	idempotency *idempotency
+	replays     *Replays
+	attempts    *AttemptLog // nil where there is none, as the notices
+	notices     *Notices
 	server      *server
 	listener    net.Listener
 }
@@ -89,9 +112,16 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 		return nil, fmt.Errorf("open registry: %w", err)
 	}
 	cfg.Registry.Bucket, cfg.Registry.Shards = bucket, cfg.Shards
-	r := &Relay{}
+	if q := cfg.Quota; q != nil {
+		cfg.Registry.OnEndpoint, cfg.Registry.OnEndpointRemoved = q.follow(cfg.Registry.OnEndpoint), q.unfollow(cfg.Registry.OnEndpointRemoved)
+		cfg.API.Quota = q
+	}
+	r := &Relay{attempts: cfg.API.Attempts, notices: cfg.Notices}
 	if r.registry, err = OpenRegistry(ctx, cfg.Registry); err != nil {
 		return nil, err
+	}
+	if cfg.Quota != nil {
+		cfg.Quota.attach(r.registry)
 	}
 	r.idempotency = newIdempotency(cfg.JetStream, cfg.IdempotencyKeys, cfg.Log)
 	if err := r.idempotency.load(ctx, cfg.Shards); err != nil {
@@ -101,6 +131,14 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Notices != nil {
+		cfg.Notices.attach(r.registry, p, cfg.Shards)
+	}
+	r.replays = newReplays(&cfg, r.registry, p)
+	if err := r.replays.load(ctx); err != nil {
+		return nil, err
+	}
+	cfg.API.DeadLetters, cfg.API.Replays = r.replays.letters, r.replays
 	cfg.API.Registry = r.registry
 	api, err := NewAPI(cfg.API)
 	if err != nil {
@@ -111,11 +149,13 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 		catalogue: cfg.API.Catalogue, accepting: cfg.Accepting,
 	}
 	r.server = newServer(in, api, cfg.Accepting)
+	r.server.metrics, r.server.metricsPage = cfg.Metrics, newMetricsPage(cfg.Gatherer, cfg.Log)
 	if r.listener = cfg.Listener; r.listener == nil {
 		if r.listener, err = net.Listen("tcp", cfg.Listen); err != nil {
 			return nil, fmt.Errorf("listen on %s: %w", cfg.Listen, err)
 		}
 	}
+	cfg.Metrics.watch(r)
 	return r, nil
 }
 
@@ -124,6 +164,10 @@ func (r *Relay) Addr() net.Addr { return r.listener.Addr() }
 
 // Registry knows the workspaces and their endpoints.
 func (r *Relay) Registry() *Registry { return r.registry }
+
+// ReplayWithdrawn reports whether the copy of an event belongs to a replay that was cancelled, by its
+// header staffetta.HeaderReplay.
+func (r *Relay) ReplayWithdrawn(header string) bool { return r.replays.Withdrawn(header) }
 
 // Run takes events until ctx ends, then lets the requests under way end and writes down what they
 // were. It returns when all that it started has ended.
@@ -134,6 +178,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	defer stop()
 	var wg sync.WaitGroup
 	wg.Go(func() { r.idempotency.run(behind) })
+	wg.Go(func() { r.replays.Run(behind) })
 	wg.Go(func() {
 		if err := r.registry.Run(behind); err != nil && behind.Err() == nil {
 			fail(fmt.Errorf("follow the registry: %w", err))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/rs/zerolog"
 	"github.com/valyala/fasthttp"
 	"github.com/valyala/fasthttp/fasthttpadaptor"
 	"golang.org/x/sync/semaphore"
@@ -57,6 +58,9 @@ type server struct {
 	ready  func() error
 	bodies *semaphore.Weighted
 	http   *fasthttp.Server
+
+	metrics     *Metrics
+	metricsPage fasthttp.RequestHandler
 }
 
 func newServer(in *ingest, api *API, ready func() error) *server {
@@ -65,6 +69,8 @@ func newServer(in *ingest, api *API, ready func() error) *server {
 		api:    fasthttpadaptor.NewFastHTTPHandler(ownRequest(api.Handler())),
 		ready:  ready,
 		bodies: semaphore.NewWeighted(maxBodies),
+
+		metrics: NewMetrics(MetricsConfig{}), metricsPage: newMetricsPage(nil, zerolog.Nop()),
 	}
 	s.http = &fasthttp.Server{
 		Handler:            s.handle,
@@ -96,12 +102,31 @@ func ownRequest(next http.Handler) http.Handler {
 			http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
 			return
 		}
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx := context.Background()
+		if served, ok := r.Context().(*fasthttp.RequestCtx); ok {
+			ctx = context.WithValue(ctx, connectionKey{}, connection{served.Conn(), served.Done()})
+		}
+		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		r = r.WithContext(ctx)
 		r.URL, r.RequestURI = u, u.RequestURI()
 		next.ServeHTTP(w, r)
 	})
+}
+
+// connection is what an answer that is a stream needs to know of its own; zero where a test asks
+// without a network.
+type connection struct {
+	conn net.Conn
+	// stopping is closed when the server begins to stop.
+	stopping <-chan struct{}
+}
+
+type connectionKey struct{}
+
+func connectionOf(r *http.Request) connection {
+	c, _ := r.Context().Value(connectionKey{}).(connection)
+	return c
 }
 
 // silence drops what fasthttp would print about broken requests; refuseRequest has answered them.
@@ -161,7 +186,9 @@ func (s *server) route(ctx *fasthttp.RequestCtx) {
 	case len(path) > len(workspacesPath)+len(eventsPath) && bytes.HasPrefix(path, []byte(workspacesPath)) && bytes.HasSuffix(path, []byte(eventsPath)):
 		workspace := path[len(workspacesPath) : len(path)-len(eventsPath)]
 		if bytes.IndexByte(workspace, '/') < 0 {
+			began := time.Now()
 			s.handleEvents(ctx, string(workspace))
+			s.metrics.answered(ctx.Response.StatusCode(), time.Since(began))
 			return
 		}
 	case string(path) == "/healthz":
@@ -169,6 +196,9 @@ func (s *server) route(ctx *fasthttp.RequestCtx) {
 		return
 	case string(path) == "/readyz":
 		answerHealth(ctx, s.ready())
+		return
+	case string(path) == "/metrics" && (ctx.IsGet() || ctx.IsHead()):
+		s.metricsPage(ctx)
 		return
 	}
 	s.manage(ctx)
@@ -181,9 +211,13 @@ func (s *server) manage(ctx *fasthttp.RequestCtx) {
 		return
 	}
 	if ctx.Request.Header.ContentLength() != 0 {
-		body, done, err := s.body(ctx, maxBody)
+		limit := maxBody
+		if ctx.IsPost() && bytes.HasSuffix(ctx.Path(), []byte(replaysPath)) {
+			limit = maxReplayBody
+		}
+		body, done, err := s.body(ctx, limit)
 		if errors.Is(err, errBodyTooLarge) {
-			answerProblem(ctx, problemTooLarge(maxBody))
+			answerProblem(ctx, problemTooLarge(limit))
 			return
 		}
 		if err != nil {
@@ -199,6 +233,7 @@ func (s *server) manage(ctx *fasthttp.RequestCtx) {
 const (
 	workspacesPath = "/v1/workspaces/"
 	eventsPath     = "/events"
+	replaysPath    = "/replays"
 )
 
 // handleEvents is POST /v1/workspaces/{ws}/events.
@@ -234,6 +269,7 @@ func (s *server) handleEvents(ctx *fasthttp.RequestCtx, workspace string) {
 	}
 	body, done, err := s.body(ctx, limit)
 	if err != nil {
+		s.metrics.refused(err)
 		answerError(ctx, err)
 		return
 	}
@@ -243,17 +279,21 @@ func (s *server) handleEvents(ctx *fasthttp.RequestCtx, workspace string) {
 	if batch {
 		r, err := s.ingest.batch(wait, workspace, body)
 		if err != nil {
+			s.metrics.refused(err)
 			answerError(ctx, err)
 			return
 		}
+		s.metrics.tookBatch(&r)
 		answerJSON(ctx, fasthttp.StatusAccepted, r.appendJSON(nil))
 		return
 	}
 	a, err := s.ingest.one(wait, workspace, body, key)
 	if err != nil {
+		s.metrics.refused(err)
 		answerError(ctx, err)
 		return
 	}
+	s.metrics.took(a)
 	answerJSON(ctx, fasthttp.StatusAccepted, a.appendJSON(nil))
 }
 

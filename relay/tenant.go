@@ -79,8 +79,10 @@ func (r *Registry) putWorkspace(t *tenant, revision uint64, v workspaceValue) {
 	case v.Deleting:
 		r.retire(t)
 	case t.isLive():
+		r.tellWorkspace(&v.Workspace)
 		t.workspace.Store(&v.Workspace)
 	default:
+		r.tellWorkspace(&v.Workspace)
 		for _, id := range t.order {
 			r.lead(t, t.endpoints[id])
 		}
@@ -89,6 +91,12 @@ func (r *Registry) putWorkspace(t *tenant, revision uint64, v workspaceValue) {
 		for _, entry := range t.keys {
 			r.grants.set(entry.key.ID, grant{workspace: t.id, hash: entry.hash})
 		}
+	}
+}
+
+func (r *Registry) tellWorkspace(ws *staffetta.Workspace) {
+	if r.cfg.OnWorkspace != nil {
+		r.cfg.OnWorkspace(*ws)
 	}
 }
 
@@ -106,10 +114,10 @@ func (r *Registry) dropWorkspace(t *tenant, revision uint64) {
 // retire takes a workspace out of sight at once, with all it has; the records are removed after.
 // For holders of mu.
 func (r *Registry) retire(t *tenant) {
-	if !t.isLive() {
+	ws := t.workspace.Swap(nil)
+	if ws == nil {
 		return
 	}
-	t.workspace.Store(nil)
 	r.live.Add(-1)
 	t.routes.clear()
 	for id := range t.keys {
@@ -119,6 +127,9 @@ func (r *Registry) retire(t *tenant) {
 		entry := t.endpoints[id]
 		entry.types = nil
 		r.tellRemoved(entry)
+	}
+	if r.cfg.OnWorkspaceRemoved != nil {
+		r.cfg.OnWorkspaceRemoved(*ws)
 	}
 }
 
