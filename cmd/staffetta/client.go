@@ -167,7 +167,7 @@ func (c *client) unreachable(ctx context.Context, err error, timeout time.Durati
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the relay at %s did not answer within %s", c.shown, timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf(`nothing listens at %s: start a relay with "staffetta relay", or name the one to use with --relay`, c.shown)
+		return fmt.Errorf(`%w at %s: start a relay with "staffetta relay", or name the one to use with --relay`, errNothingListens, c.shown)
 	default:
 		return fmt.Errorf("reach the relay at %s: %w", c.shown, err)
 	}
@@ -175,6 +175,8 @@ func (c *client) unreachable(ctx context.Context, err error, timeout time.Durati
 
 var (
 	errInterrupted = errors.New("interrupted")
+	// errNothingListens: what was asked for cannot have begun.
+	errNothingListens = errors.New("nothing listens")
 	// errUnknownAnswer: JSON came back, but not what this version knows.
 	errUnknownAnswer = errors.New("the relay's answer cannot be read; is it of another version?")
 )

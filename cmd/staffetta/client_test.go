@@ -30,13 +30,16 @@ type station struct {
 }
 
 // startStation runs a relay as staffetta relay does, until the test ends.
-func startStation(t *testing.T) *station {
+func startStation(t *testing.T, change ...func(*relaySettings)) *station {
 	t.Helper()
 	data := t.TempDir()
 	settings := relaySettings{
 		listen: "127.0.0.1:0", data: data, shards: 2, policy: staffetta.DefaultPolicy(), catalogue: staffetta.DefaultCatalogue(),
 		guard:   sender.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
 		minPlan: staffetta.PlanAdvanced, log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.ErrorLevel),
+	}
+	for _, f := range change {
+		f(&settings)
 	}
 	var err error
 	if settings.adminKey, _, err = relay.LoadAdminKey("", data); err != nil {

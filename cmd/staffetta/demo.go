@@ -103,6 +103,7 @@ func (c *demoCommand) Run(s *surroundings) (err error) {
 func (c *demoCommand) prepare(s *surroundings) (*demo, error) {
 	policy := staffetta.DefaultPolicy()
 	policy.Deadline, policy.Retry = c.Deadline, c.Retry
+	policy.Quota.Failures = 0 // its dead endpoint is to show every drop
 	if err := policy.Validate(); err != nil {
 		return nil, usageError("--" + err.Error())
 	}

@@ -32,7 +32,12 @@ type endpoint struct {
 	OldestAt          *time.Time `json:"oldest_at"`
 	Attempt           int        `json:"attempt"`
 	NextAttemptAt     *time.Time `json:"next_attempt_at"`
+	WaitsFor          string     `json:"waits_for"`
 	LastError         string     `json:"last_error"`
+	LastSuccessAt     *time.Time `json:"last_success_at"`
+	LastFailureAt     *time.Time `json:"last_failure_at"`
+	Failures          int        `json:"failures_in_window"`
+	AllFailures       int        `json:"workspace_failures_in_window"`
 	PreviousExpiresAt *time.Time `json:"previous_expires_at"`
 	SigningKey        string     `json:"signing_key"`
 }
@@ -42,6 +47,7 @@ type endpointChanges struct {
 	Description *string  `help:"A note for people." placeholder:"TEXT"`
 	Header      []string `help:"Header to send with every attempt, as Name=value; can be repeated. Name= alone takes one out." sep:"none" placeholder:"NAME=VALUE"`
 	Success     string   `help:"Statuses that accept an event: 200 alone, or 2xx." enum:",200,2xx" default:"" placeholder:"200|2xx"`
+	Test        *bool    `name:"enable-requires-test" help:"Enable the endpoint, once it was disabled, only after a test send that it accepted." negatable:""`
 	OnDisable   string   `help:"What becomes of the events of the disabled endpoint: hold or discard." enum:",hold,discard" default:"" placeholder:"hold|discard"`
 }
 
@@ -53,6 +59,9 @@ func (f *endpointChanges) body() (map[string]any, error) {
 	}
 	if f.Success != "" {
 		body["success"] = f.Success
+	}
+	if f.Test != nil {
+		body["enable_requires_test"] = *f.Test
 	}
 	if f.OnDisable != "" {
 		body["on_disable"] = f.OnDisable
@@ -193,7 +202,7 @@ func (u *endpointsUpdate) Run(s *surroundings) error {
 		}
 	}
 	if len(body) == 0 {
-		return usageError("nothing to change: give --url, --events, --description, --header, --success or --on-disable")
+		return usageError("nothing to change: give --url, --events, --description, --header, --success, --on-disable or --enable-requires-test")
 	}
 	shown, raw, err := u.call(s, &u.clientFlags, http.MethodPatch, "", body)
 	return printEndpoint(s, shown, raw, u.JSON, err)
@@ -239,18 +248,6 @@ func (l *endpointsList) Run(s *surroundings) error {
 		t.add(left(e.ID), cell{text: string(e.Status), colour: state}, number(e.Backlog), left(e.URL), left(events), left(e.LastError))
 	}
 	return t.print(s.stdout)
-}
-
-type endpointsShow struct {
-	clientFlags
-	endpointID
-	JSON bool `help:"Print the relay's answer as it is."`
-}
-
-// Run is staffetta endpoints show.
-func (c *endpointsShow) Run(s *surroundings) error {
-	shown, raw, err := c.call(s, &c.clientFlags, http.MethodGet, "", nil)
-	return printEndpoint(s, shown, raw, c.JSON, err)
 }
 
 type endpointsEnable struct {
@@ -374,46 +371,6 @@ func (c *endpointsRemove) Run(s *surroundings) error {
 		return err
 	}
 	return printLine(s.stdout, "removed "+c.ID)
-}
-
-// printEndpoint shows an endpoint to a person, or the relay's answer to a program.
-func printEndpoint(s *surroundings, e endpoint, raw json.RawMessage, asJSON bool, err error) error {
-	switch {
-	case err != nil:
-		return err
-	case asJSON:
-		return printLine(s.stdout, string(raw))
-	}
-	status := string(e.Status)
-	if e.DisabledReason != "" {
-		status += " (" + e.DisabledReason + ")"
-	}
-	waiting := "nothing"
-	if e.Backlog > 0 {
-		waiting = count(e.Backlog, "event")
-		if e.OldestAt != nil {
-			waiting += ", the first since " + e.OldestAt.Format(time.RFC3339)
-		}
-	}
-	fields := [][2]string{
-		{"endpoint", e.ID},
-		{"url", e.URL},
-		{"status", status},
-		{"events", strings.Join(e.EventTypes, ", ")},
-		{"description", e.Description},
-		{"headers", headerNames(e.Headers)},
-		{"success", string(e.Success)},
-		{"on disable", string(e.OnDisable)},
-		{"waiting", waiting},
-		{"last error", e.LastError},
-	}
-	if e.NextAttemptAt != nil {
-		fields = append(fields, [2]string{"next attempt", fmt.Sprintf("%s, after %d failed", e.NextAttemptAt.Format(time.RFC3339), e.Attempt)})
-	}
-	if e.PreviousExpiresAt != nil {
-		fields = append(fields, [2]string{"old key until", e.PreviousExpiresAt.Format(time.RFC3339)})
-	}
-	return printFields(s.stdout, fields, "")
 }
 
 // headerNames leaves the values out: they may be secrets.

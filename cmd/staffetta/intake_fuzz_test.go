@@ -70,9 +70,7 @@ func checkFuzzReply(t *testing.T, r reply) {
 	}
 }
 
-// FuzzIntake sends anything to a whole relay: each answer is one that the contract knows, and the
-// relay goes on.
-func FuzzIntake(f *testing.F) {
+func addIntakeSeeds(f *testing.F) {
 	for _, request := range notHTTP {
 		f.Add(uint8(fuzzRaw), []byte(request))
 	}
@@ -93,7 +91,12 @@ func FuzzIntake(f *testing.F) {
 	f.Add(uint8(fuzzChunks), []byte(rawChunk))
 	f.Add(uint8(fuzzChunks), []byte("1;x=y\r\n{\r\n7fffffffffffffff\r\n"))
 	f.Add(uint8(fuzzEndpoint), []byte(`{"url":"http://127.0.0.1:1/","event_types":["message.received"],"headers":{"X-A":"b"},"signing_key":"AAAA"}`))
+}
 
+// FuzzIntake sends anything to a whole relay: each answer is one that the contract knows, and the
+// relay goes on.
+func FuzzIntake(f *testing.F) {
+	addIntakeSeeds(f)
 	// A socket of a file has both ends closed one by one, as TCP has, and uses up no ports.
 	socket := filepath.Join(f.TempDir(), "api")
 	api, err := net.Listen("unix", socket)

@@ -125,7 +125,7 @@ func (l *liveRelay) must(status int, method, path, body string, headers ...strin
 // workspace makes a workspace that may have endpoints.
 func (l *liveRelay) workspace(name string) {
 	l.t.Helper()
-	l.must(http.StatusCreated, "PUT", "/v1/workspaces/"+name, `{"plan":"advanced"}`)
+	l.must(http.StatusCreated, "PUT", "/v1/workspaces/"+name, `{"plan":"advanced","quota":0}`) // failures disable nothing
 }
 
 // endpoint makes an endpoint for the event types and gives its id.

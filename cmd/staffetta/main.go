@@ -28,11 +28,14 @@ const (
 type commands struct {
 	Config kong.ConfigFlag `help:"YAML file with the flags of the command, without their dashes." placeholder:"FILE" env:"STAFFETTA_CONFIG"`
 
-	Relay     relayCommand     `cmd:"" help:"Take events in over HTTP and deliver them, in order, to every endpoint."`
-	Endpoints endpointsCommand `cmd:"" help:"Manage the endpoints of a workspace on a running relay."`
-	Events    eventsCommand    `cmd:"" help:"Send events to a running relay."`
-	Demo      demoCommand      `cmd:"" help:"Run a relay with three endpoints of its own and watch it deliver."`
-	Version   versionCommand   `cmd:"" help:"Print the version."`
+	Relay       relayCommand       `cmd:"" help:"Take events in over HTTP and deliver them, in order, to every endpoint."`
+	Endpoints   endpointsCommand   `cmd:"" help:"Manage the endpoints of a workspace on a running relay."`
+	Events      eventsCommand      `cmd:"" help:"Send events to a running relay."`
+	Attempts    attemptsCommand    `cmd:"" help:"Show the attempts of a workspace, newest first, or follow new ones."`
+	DeadLetters deadLettersCommand `cmd:"" help:"List, export and delete the events that were given up."`
+	Replay      replayCommand      `cmd:"" help:"Send events again: some, or all that were dropped since a time."`
+	Demo        demoCommand        `cmd:"" help:"Run a relay with three endpoints of its own and watch it deliver."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
 
 func main() {
@@ -93,10 +96,3 @@ type surroundings struct {
 type usageError string
 
 func (e usageError) Error() string { return string(e) }
-
-type versionCommand struct{}
-
-func (versionCommand) Run(s *surroundings) error {
-	_, err := fmt.Fprintln(s.stdout, "staffetta", version)
-	return err
-}

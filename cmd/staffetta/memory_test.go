@@ -46,6 +46,8 @@ type memoryRelay struct {
 	http *fasthttp.HostClient
 	stop context.CancelFunc
 	done chan error
+	// headers go with every request.
+	headers map[string]string
 }
 
 // startInMemory runs a relay on the folder; sink is where every endpoint leads.
@@ -96,6 +98,9 @@ func (m *memoryRelay) call(method, path, contentType string, body []byte, want i
 	req.Header.SetMethod(method)
 	req.SetRequestURI("http://relay" + path)
 	req.Header.Set("Authorization", "Bearer "+testAdminKey)
+	for name, value := range m.headers {
+		req.Header.Set(name, value)
+	}
 	if body != nil {
 		req.Header.SetContentType(contentType)
 		req.SetBody(body)
@@ -162,6 +167,7 @@ type arrival struct {
 	n       int           // the event's number
 	attempt int
 	id      string
+	replay  bool // marked as sent again on request
 }
 
 func (a arrival) String() string {
@@ -193,6 +199,7 @@ func newMemorySink(answer func(arrival) int) *memorySink {
 		}
 		a := arrival{path: string(ctx.Path()), at: time.Since(s.start), n: body.N, id: body.EventID}
 		_, _ = fmt.Sscan(string(ctx.Request.Header.Peek("Staffetta-Attempt")), &a.attempt)
+		a.replay = string(ctx.Request.Header.Peek("Staffetta-Replay")) == "true"
 		s.mu.Lock()
 		s.arrivals = append(s.arrivals, a)
 		s.mu.Unlock()

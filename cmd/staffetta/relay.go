@@ -24,9 +24,24 @@ type relayCommand struct {
 	Data   string `help:"Data folder; made at the first start, with the admin key and the secret key in it." default:"./data" type:"path"`
 	Shards int    `help:"Streams that the events are spread over; fixed at the first start of a data folder." default:"64"`
 
-	Deadline time.Duration   `help:"Time for one attempt: DNS, TCP, TLS, sending and the head of the response." default:"5s"`
-	Retry    []time.Duration `help:"Gaps between a failed attempt and the next one; after the last the event goes to the dead letters." default:"30s,60s,90s"`
-	InFlight int             `help:"Attempts that one workspace may have in flight." default:"1000"`
+	Deadline    time.Duration   `help:"Time for one attempt: DNS, TCP, TLS, sending and the head of the response." default:"5s"`
+	Retry       []time.Duration `help:"Gaps between a failed attempt and the next one; after the last the event goes to the dead letters." default:"30s,60s,90s"`
+	Quota       int             `help:"Failed attempts that all endpoints of a workspace may have within --quota-window; the failure above it disables its endpoint. 0: never." default:"30"`
+	QuotaWindow time.Duration   `help:"How long a failed attempt counts." default:"30m"`
+
+	HoldMaxAge    time.Duration `help:"How long an event is held for a disabled endpoint before it goes to the dead letters. 0: without a bound." default:"72h"`
+	HoldMaxEvents int           `help:"Events that are held for one disabled endpoint; beyond it the oldest go to the dead letters. 0: without a bound." default:"1000000"`
+
+	DeadLetterRetention ageFlag  `help:"How long a dropped event is kept, with its payload." default:"30d"`
+	DeadLetterMaxBytes  byteSize `help:"Bytes of the dead letters, as 4GiB or 512MiB; beyond it the oldest go first. 0: 4GiB, at most an eighth of --max-store." default:"0" placeholder:"SIZE"`
+
+	InFlight int `help:"Attempts that one workspace may have in flight." default:"1000"`
+
+	Log          relay.LogMode `help:"Attempts that the log keeps: all, or failures." default:"all" enum:"all,failures"`
+	LogRetention time.Duration `help:"How long the log keeps them." default:"72h"`
+	LogMaxBytes  byteSize      `help:"Bytes of the log, as 2GiB or 512MiB; beyond it the oldest attempts go first. 0: 2GiB, at most an eighth of --max-store." default:"0" placeholder:"SIZE"`
+
+	mailFlags
 
 	AdminKey  string         `help:"Key that may do everything; at least 16 characters. Default: made at the first start, in the file admin.key of the data folder." placeholder:"KEY"`
 	SecretKey string         `help:"Base64 of the 32 bytes that seal the signing keys at rest. Default: made at the first start, in the file secret.key of the data folder." placeholder:"BASE64"`
@@ -35,11 +50,11 @@ type relayCommand struct {
 	EventTypes           string    `help:"YAML file with the platform's event types, in place of respond.io's." placeholder:"FILE" type:"path"`
 	AllowPrivateNetworks guardFlag `help:"Deliver to loopback, private and other special-purpose addresses too: all of them, or =CIDR,CIDR."`
 
-	MaxStore           int64  `help:"Bytes that all streams may hold; events are refused with 503 from nine tenths on. 0: 64 GiB, at most nine tenths of the file system." default:"0" placeholder:"BYTES"`
-	IdempotencyKeys    int    `help:"Keys of accepted events that are remembered for 24 hours, at about 50 bytes of memory each; beyond it the oldest go first." default:"4000000"`
-	EndpointsPerTenant int    `name:"max-endpoints" help:"Endpoints that one workspace may have." default:"10000"`
-	LogLevel           string `help:"debug, info, warn or error." default:"info"`
-	DebugListen        string `help:"Address for Go's profiles at /debug/pprof/; keep it to yourself. Default: none." placeholder:"ADDR"`
+	MaxStore           byteSize `help:"Bytes that all streams may hold; events are refused with 503 from nine tenths on. 0: 64 GiB, at most nine tenths of the file system." default:"0" placeholder:"SIZE"`
+	IdempotencyKeys    int      `help:"Keys of accepted events that are remembered for 24 hours, at about 50 bytes of memory each; beyond it the oldest go first." default:"4000000"`
+	EndpointsPerTenant int      `name:"max-endpoints" help:"Endpoints that one workspace may have." default:"10000"`
+	LogLevel           string   `help:"debug, info, warn or error." default:"info"`
+	DebugListen        string   `help:"Address for Go's profiles at /debug/pprof/; keep it to yourself. Default: none." placeholder:"ADDR"`
 }
 
 // Run is staffetta relay.
@@ -72,11 +87,21 @@ func (c *relayCommand) Run(s *surroundings) error {
 func (c *relayCommand) settings(log zerolog.Logger) (relaySettings, error) {
 	policy := staffetta.DefaultPolicy()
 	policy.Deadline, policy.Retry = c.Deadline, c.Retry
+	policy.Quota = staffetta.Quota{Failures: c.Quota, Window: c.QuotaWindow}
 	if err := policy.Validate(); err != nil {
 		return relaySettings{}, usageError("--" + err.Error())
 	}
+	if c.HoldMaxAge < 0 || c.HoldMaxEvents < 0 {
+		return relaySettings{}, usageError("--hold-max-age and --hold-max-events must not be negative")
+	}
 	if c.Shards < 1 || c.Shards > staffetta.MaxShards {
 		return relaySettings{}, usageError(fmt.Sprintf("--shards must be 1 to %d", staffetta.MaxShards))
+	}
+	if c.DeadLetterRetention < ageFlag(time.Second) || c.DeadLetterMaxBytes != 0 && c.DeadLetterMaxBytes < 1<<20 {
+		return relaySettings{}, usageError("--dead-letter-retention must be at least 1s, --dead-letter-max-bytes 0 or at least 1MiB")
+	}
+	if c.LogRetention < time.Second {
+		return relaySettings{}, usageError("--log-retention must be at least 1s")
 	}
 	catalogue, err := loadCatalogue(c.EventTypes)
 	if err != nil {
@@ -87,8 +112,14 @@ func (c *relayCommand) settings(log zerolog.Logger) (relaySettings, error) {
 	}
 	settings := relaySettings{
 		listen: c.Listen, data: c.Data, shards: c.Shards, policy: policy, catalogue: catalogue,
+		logMode: c.Log, logAge: c.LogRetention, logBytes: int64(c.LogMaxBytes),
+		holdMaxAge: c.HoldMaxAge, holdMaxEvents: c.HoldMaxEvents,
 		guard: c.AllowPrivateNetworks.Guard, inFlight: c.InFlight, minPlan: c.MinPlan,
-		maxStore: c.MaxStore, idempotencyKeys: c.IdempotencyKeys, maxEndpoints: c.EndpointsPerTenant, log: log,
+		deadLetterAge: time.Duration(c.DeadLetterRetention), deadLetterBytes: int64(c.DeadLetterMaxBytes),
+		maxStore: int64(c.MaxStore), idempotencyKeys: c.IdempotencyKeys, maxEndpoints: c.EndpointsPerTenant, log: log,
+	}
+	if settings.mail, err = c.config(); err != nil {
+		return relaySettings{}, err
 	}
 	if settings.adminKey, settings.adminKeyMade, err = relay.LoadAdminKey(c.AdminKey, c.Data); err != nil {
 		return relaySettings{}, err
@@ -102,9 +133,10 @@ func (c *relayCommand) settings(log zerolog.Logger) (relaySettings, error) {
 // printStart is the one screen of a start: what runs, where, and how to send the first event.
 func (c *relayCommand) printStart(w io.Writer, settings relaySettings, r *relay.Relay) {
 	url := "http://" + r.Addr().String()
-	key := "the one you gave"
+	key, show := "the one you gave", "…"
 	if c.AdminKey == "" {
 		key = filepath.Join(settings.data, "admin.key")
+		show = "$(cat " + key + ")"
 		if settings.adminKeyMade {
 			key += " (just made)"
 		}
@@ -115,8 +147,8 @@ func (c *relayCommand) printStart(w io.Writer, settings relaySettings, r *relay.
   admin key  %s
 
 The first event:
-  export STAFFETTA_URL=%s STAFFETTA_ADMIN_KEY=$(cat %s)
+  export STAFFETTA_URL=%s STAFFETTA_ADMIN_KEY=%s
   staffetta endpoints add --workspace acme --plan advanced --url https://example.com/hook --events message.received
   staffetta events send --workspace acme --sample message.received
-`, version, url, url, settings.data, key, url, filepath.Join(settings.data, "admin.key"))
+`, version, url, url, settings.data, key, url, show)
 }

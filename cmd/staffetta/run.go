@@ -26,6 +26,8 @@ type relaySettings struct {
 	data            string
 	shards          int
 	policy          staffetta.Policy
+	holdMaxAge      time.Duration
+	holdMaxEvents   int
 	catalogue       staffetta.Catalogue
 	guard           sender.Guard
 	dial            func(ctx context.Context, network, address string) (net.Conn, error)
@@ -35,9 +37,15 @@ type relaySettings struct {
 	adminKeyMade    bool
 	secret          []byte
 	maxStore        int64
+	deadLetterAge   time.Duration // 0 is the layout's default, as for the bytes
+	deadLetterBytes int64
+	logMode         relay.LogMode
+	logAge          time.Duration // 0 is the layout's default, as for the bytes
+	logBytes        int64
 	syncInterval    time.Duration // of the store; 0 is its default
 	idempotencyKeys int
 	maxEndpoints    int
+	mail            *relay.MailConfig // nil sends none
 	log             zerolog.Logger
 }
 
@@ -49,7 +57,10 @@ const publishConnections = 2
 // in flight, the queue.
 func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) error {
 	server, err := embed.Start(ctx, embed.Config{
-		Dir: c.data, Layout: embed.Layout{Shards: c.shards}, MaxStore: c.maxStore, SyncInterval: c.syncInterval, Log: c.log,
+		Dir: c.data, Layout: embed.Layout{
+			Shards: c.shards, DeadLetterAge: c.deadLetterAge, DeadLetterBytes: c.deadLetterBytes,
+			AttemptAge: c.logAge, AttemptBytes: c.logBytes,
+		}, MaxStore: c.maxStore, SyncInterval: c.syncInterval, Log: c.log,
 	})
 	if err != nil {
 		return err
@@ -67,6 +78,11 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 		return err
 	}
 	defer api.Close()
+	reads, err := connect("reads")
+	if err != nil {
+		return err
+	}
+	defer reads.Close()
 	js, err := jetstream.New(api)
 	if err != nil {
 		return fmt.Errorf("open jetstream: %w", err)
@@ -81,8 +97,11 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 		publish = append(publish, conn)
 	}
 
+	gate := newGate(server, c.log)
+	metrics := newRelayMetrics(gate)
 	dispatcher, err := sender.NewDispatcher(sender.Config{
-		Conn: messages, JetStream: js, Shards: c.shards, StopWait: c.policy.Deadline + time.Second, Log: c.log,
+		Conn: messages, JetStream: js, Shards: c.shards, StopWait: c.policy.Deadline + time.Second,
+		HoldMaxAge: c.holdMaxAge, HoldMaxEvents: c.holdMaxEvents, Metrics: metrics.sender, Log: c.log,
 	})
 	if err != nil {
 		return err
@@ -95,7 +114,38 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 		return err
 	}
 	defer client.CloseIdle()
-	deliveries, err := sender.New(dispatcher, client, c.policy, sender.Hooks{})
+	records, err := connect("log")
+	if err != nil {
+		return err
+	}
+	defer records.Close()
+	recordStream, err := jetstream.New(records)
+	if err != nil {
+		return fmt.Errorf("open jetstream: %w", err)
+	}
+	attempts, err := relay.OpenAttemptLog(ctx, relay.AttemptLogConfig{
+		JetStream: recordStream, Mode: c.logMode, Retention: c.logAge, MaxBytes: c.logBytes, Room: gate.room, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	notices, err := relay.NewNotices(relay.NoticesConfig{JetStream: js, Mail: c.mail, QuotaWindow: c.policy.Quota.Window, Log: c.log})
+	if err != nil {
+		return err
+	}
+	quota, err := relay.NewQuota(relay.QuotaConfig{
+		Quota: c.policy.Quota, OnLevel: tellLevel(notices), OnDisabled: metrics.relay.OnDisabled(tellDisabled(notices, attempts)), OnEnabled: tellEnabled(notices), Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	var intake *relay.Relay // there before the first attempt
+	deliveries, err := sender.New(dispatcher, client, c.policy, sender.Hooks{
+		Attempted: attempts.Record,
+		Failed:    quota.Failed,
+		Dropped:   tellDropped(notices),
+		Withdrawn: func(replay string) bool { return intake.ReplayWithdrawn(replay) },
+	})
 	if err != nil {
 		return err
 	}
@@ -103,21 +153,25 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	if err != nil {
 		return err
 	}
-	gate := newGate(server, c.log)
-	intake, err := relay.New(ctx, relay.Config{
-		Listen: c.listen, Listener: c.listener, Publish: publish, JetStream: js, Shards: c.shards,
+	intake, err = relay.New(ctx, relay.Config{
+		Listen: c.listen, Listener: c.listener, Publish: publish, JetStream: js, Reads: reads, Shards: c.shards,
 		Registry: relay.RegistryConfig{
 			Sealer: sealer, AdminKey: c.adminKey, MaxEndpoints: c.maxEndpoints,
-			OnEndpoint: deliveries.SetEndpoint, OnEndpointRemoved: deliveries.RemoveEndpoint, Log: c.log,
+			OnEndpoint: deliveries.SetEndpoint, OnEndpointRemoved: deliveries.RemoveEndpoint,
+			OnWorkspace: operationsLane(deliveries), OnWorkspaceRemoved: endOperationsLane(deliveries), Log: c.log,
 		},
 		API: relay.APIConfig{
 			Catalogue: c.catalogue, MinPlan: c.minPlan, Version: version, Log: c.log,
-			TestSend: testSend(deliveries), State: endpointState(deliveries),
+			TestSend: testSend(deliveries), State: endpointState(deliveries), Attempts: attempts,
 		},
-		IdempotencyKeys: c.idempotencyKeys, Stored: deliveries.Stored, Accepting: gate.accepting, Log: c.log,
+		Metrics: metrics.relay, Gatherer: metrics.registry,
+		Quota: quota, Notices: notices, IdempotencyKeys: c.idempotencyKeys, Stored: deliveries.Stored, Accepting: gate.accepting, Log: c.log,
 	})
 	if err != nil {
 		return err
+	}
+	if err := quota.Restore(ctx, attempts.Failures); err != nil {
+		c.log.Error().Err(err).Msg("the quota starts without what failed before")
 	}
 	if err := deliveries.Load(ctx); err != nil {
 		return err
@@ -128,6 +182,26 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
+	last, stopLast := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLast()
+	var counting, telling sync.WaitGroup
+	untold, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopTelling()
+	telling.Go(func() {
+		if err := notices.Run(untold); err != nil {
+			fail(err)
+		}
+	})
+	counting.Go(func() {
+		if err := quota.Run(last); err != nil {
+			fail(err)
+		}
+	})
+	counting.Go(func() {
+		if err := attempts.Run(last); err != nil {
+			fail(err)
+		}
+	})
 	wg.Go(func() { gate.watch(behind) })
 	wg.Go(func() {
 		if err := deliveries.Run(behind); err != nil {
@@ -141,6 +215,10 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	err = intake.Run(ctx)
 	stop()
 	wg.Wait()
+	stopLast()
+	counting.Wait()
+	stopTelling()
+	telling.Wait()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = errors.Join(err, cause)
 	}
@@ -173,15 +251,23 @@ func endpointState(s *sender.Sender) func(string) (relay.State, bool) {
 		if !ok {
 			return relay.State{}, false
 		}
-		state := relay.State{Backlog: lane.Backlog, Attempt: lane.Attempt, LastError: lane.LastError}
-		if !lane.OldestAt.IsZero() {
-			state.OldestAt = &lane.OldestAt
-		}
-		if !lane.NextAttemptAt.IsZero() {
-			state.NextAttemptAt = &lane.NextAttemptAt
+		state := relay.State{Backlog: lane.Backlog, Attempt: lane.Attempt, LastError: lane.LastError, Settled: lane.Settled}
+		state.OldestAt, state.NextAttemptAt = orNil(lane.OldestAt), orNil(lane.NextAttemptAt)
+		if health, ok := s.Health(id); ok {
+			state.LastSuccessAt, state.LastFailureAt = orNil(health.LastSuccessAt), orNil(health.LastFailureAt)
+			if state.LastError == "" && health.LastFailureAt.After(health.LastSuccessAt) {
+				state.LastError = health.LastFailure.String()
+			}
 		}
 		return state, true
 	}
+}
+
+func orNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 // gate says whether the store can take events. Nine tenths of its bound, and of the disk's last
@@ -191,6 +277,8 @@ type gate struct {
 	server *embed.Server
 	log    zerolog.Logger
 	closed atomic.Pointer[error]
+	usage  atomic.Pointer[embed.Usage] // as measured last
+	low    atomic.Pointer[error]       // the disk is about to fill up: what can be spared is not stored
 }
 
 // minFreeDisk is what a disk must have left, in bytes: a full one makes the store close itself.
@@ -204,6 +292,15 @@ func newGate(server *embed.Server, log zerolog.Logger) *gate {
 
 func (g *gate) accepting() error {
 	if err := g.closed.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// room says why the log of attempts should not be stored, or nil: it leaves the disk's last space to
+// the events before they are refused.
+func (g *gate) room() error {
+	if err := g.low.Load(); err != nil {
 		return *err
 	}
 	return nil
@@ -233,8 +330,11 @@ func (g *gate) look() (half bool) {
 	err := g.server.Health()
 	if err == nil {
 		var u embed.Usage
-		u, err = g.server.Usage()
+		if u, err = g.server.Usage(); err == nil {
+			g.usage.Store(&u)
+		}
 		half = err == nil && u.StoreBytes > u.StoreLimit/2
+		g.lookAtDisk(u, err)
 		switch {
 		case err != nil:
 		case u.StoreBytes >= u.StoreLimit/10*9:
@@ -254,4 +354,16 @@ func (g *gate) look() (half bool) {
 		g.log.Error().Err(err).Msg("no events are taken")
 	}
 	return half
+}
+
+func (g *gate) lookAtDisk(u embed.Usage, err error) {
+	if err == nil && u.FreeDisk >= 2*minFreeDisk {
+		g.low.Store(nil)
+		return
+	}
+	low := errors.New("the disk is nearly full; free some space")
+	if err != nil {
+		low = err
+	}
+	g.low.Store(&low)
 }

@@ -15,7 +15,7 @@ func TestAnEndpointThatIsDownForAnHourGetsItsAttemptsToTheSecond(t *testing.T) {
 			}
 			return 200
 		})
-		m := startInMemory(t, t.TempDir(), sink)
+		m := startInMemory(t, t.TempDir(), sink, withoutQuota)
 		down := m.endpoint("acme", "/down")
 		m.endpoint("acme", "/up")
 		sink.start = time.Now()

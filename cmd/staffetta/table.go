@@ -48,18 +48,18 @@ func left(s string) cell { return cell{text: s} }
 
 func number[T int | uint64](n T) cell { return cell{text: fmt.Sprint(n), right: true} }
 
-// table aligns columns.
+// table aligns columns. It can be printed again and again: rows that are added later stand under the
+// columns of those before.
 type table struct {
-	head []string
-	rows [][]cell
+	head   []string
+	rows   [][]cell
+	widths []int // of the columns so far; nil while nothing was printed
 }
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 
-// print writes the table; what is in its cells is cleaned.
-func (t *table) print(w io.Writer) error {
-	p := paintFor(w)
-	rows := make([][]cell, 0, len(t.rows)+1)
+// headRow is the first line; it is aligned as the columns are.
+func (t *table) headRow() []cell {
 	head := make([]cell, len(t.head))
 	for i, name := range t.head {
 		head[i] = cell{text: name, colour: dim}
@@ -67,19 +67,29 @@ func (t *table) print(w io.Writer) error {
 			head[i].right = t.rows[0][i].right
 		}
 	}
-	rows = append(append(rows, head), t.rows...)
-	widths := make([]int, len(t.head))
+	return head
+}
+
+// print writes the rows that were not written before; what is in their cells is cleaned.
+func (t *table) print(w io.Writer) error {
+	p := paintFor(w)
+	rows := t.rows
+	if t.widths == nil {
+		t.widths = make([]int, len(t.head))
+		rows = append([][]cell{t.headRow()}, rows...)
+	}
+	t.rows = nil
 	for _, row := range rows {
 		for i := range row {
 			row[i].text = clean(row[i].text)
-			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(row[i].text))
 		}
 	}
 	var out strings.Builder
 	for _, row := range rows {
 		var line strings.Builder
 		for i, c := range row {
-			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text))
+			space := strings.Repeat(" ", t.widths[i]-utf8.RuneCountInString(c.text))
 			if c.right {
 				line.WriteString(space + p.text(c.colour, c.text) + "  ")
 			} else {

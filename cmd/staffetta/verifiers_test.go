@@ -27,11 +27,11 @@ type verified struct {
 	ID, EventID   string
 	Signatures    int
 	Body          string
-	Raw           families
-	Restringified families
+	Raw           keyPlaces
+	Restringified keyPlaces
 }
 
-type families struct{ RespondIO, Standard []int }
+type keyPlaces struct{ RespondIO, Standard []int }
 
 // verifier is an endpoint written in the language that most receivers are written in.
 type verifier struct {
@@ -108,7 +108,7 @@ func (v *verifier) wait(t *testing.T, path string, n int) []verified {
 }
 
 // check fails the test unless both families verify the attempt, under these keys and no others.
-func (a verified) check(t *testing.T, name string, want families) {
+func (a verified) check(t *testing.T, name string, want keyPlaces) {
 	t.Helper()
 	if !reflect.DeepEqual(a.Raw, want) || !reflect.DeepEqual(a.Restringified, want) {
 		body, _ := base64.StdEncoding.DecodeString(a.Body)
@@ -180,8 +180,8 @@ func TestBothFamiliesOfVerifiersAcceptWhatWeSend(t *testing.T) {
 	}
 	for i, name := range names {
 		first, second := attempts[2*i], attempts[2*i+1]
-		first.check(t, name, families{[]int{0}, []int{0}})
-		second.check(t, name, families{[]int{0}, []int{0}})
+		first.check(t, name, keyPlaces{[]int{0}, []int{0}})
+		second.check(t, name, keyPlaces{[]int{0}, []int{0}})
 		if first.Attempt != 1 || second.Attempt != 2 || first.Body != second.Body || first.ID != second.ID {
 			t.Errorf("%s: attempt %d of %s and attempt %d of %s are not of the same bytes", name, first.Attempt, first.ID, second.Attempt, second.ID)
 		}
@@ -204,13 +204,13 @@ func TestAReceiverThatHoldsBothKeysNeverMissesDuringARotation(t *testing.T) {
 		l.must(200, "POST", endpoint+"/rotate-key", fmt.Sprintf(`{"signing_key":%q,"overlap":%q}`, keys[key], overlap))
 	}
 
-	post().check(t, "before", families{[]int{0}, []int{0}})
+	post().check(t, "before", keyPlaces{[]int{0}, []int{0}})
 	rotate(1, "1h")
-	post().check(t, "in the overlap", families{[]int{0}, []int{0, 1}})
+	post().check(t, "in the overlap", keyPlaces{[]int{0}, []int{0, 1}})
 	rotate(2, "0s")
-	post().check(t, "after a rotation without an overlap", families{[]int{2}, []int{2}})
+	post().check(t, "after a rotation without an overlap", keyPlaces{[]int{2}, []int{2}})
 	rotate(3, "2s")
-	inOverlap, after := families{[]int{2}, []int{2, 3}}, families{[]int{3}, []int{3}}
+	inOverlap, after := keyPlaces{[]int{2}, []int{2, 3}}, keyPlaces{[]int{3}, []int{3}}
 	overlap, begun := post(), time.Now()
 	overlap.check(t, "in the overlap of two seconds", inOverlap)
 	if overlap.Signatures != 2 {
@@ -242,10 +242,10 @@ func TestARetryAfterARotationVerifiesUnderTheKeysOfItsTime(t *testing.T) {
 	l.workspace("acme")
 	endpoint := l.signed(v.url+"/flaky", keys[0])
 	l.event("acme", `{"event_type":"message.received","2":1.50,"1":"\ud83d\ude00"}`)
-	v.wait(t, "/flaky", 1)[0].check(t, "before", families{[]int{0}, []int{0}})
+	v.wait(t, "/flaky", 1)[0].check(t, "before", keyPlaces{[]int{0}, []int{0}})
 	l.must(200, "POST", endpoint+"/rotate-key", fmt.Sprintf(`{"signing_key":%q,"overlap":"1h"}`, keys[1]))
 	attempts := v.wait(t, "/flaky", 2)
-	attempts[1].check(t, "after", families{[]int{0}, []int{0, 1}})
+	attempts[1].check(t, "after", keyPlaces{[]int{0}, []int{0, 1}})
 	if attempts[0].Body != attempts[1].Body || attempts[1].Attempt != 2 {
 		t.Errorf("the retry is attempt %d, its body the same: %v", attempts[1].Attempt, attempts[0].Body == attempts[1].Body)
 	}
