@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
@@ -28,8 +29,10 @@ const publishWindow = 4096
 // goroutine a copy. All copies of one shard go over the same connection, which keeps their order.
 type publisher struct {
 	conns []*publishConn
-	// stored is called for every copy that the store confirms, before its request is told.
+	// stored is called for every copy that the store confirms, before its request is told; lost for
+	// every copy whose answer will not come, so that nobody knows whether it is stored.
 	stored func(shard int, endpoint string, sequence uint64)
+	lost   func(shard int, endpoint string)
 	// copies counts those that were not known to the store.
 	copies atomic.Uint64
 }
@@ -37,8 +40,51 @@ type publisher struct {
 type publishConn struct {
 	conn  *nats.Conn
 	inbox string
-	slots []publishSlot
 	free  chan uint32
+
+	mu    sync.Mutex
+	slots []publishSlot
+	// epoch tells the answers of one life of the connection from those of the one before.
+	epoch uint64
+}
+
+// take puts a copy into a free slot and gives the reply subject that leads back to it.
+func (c *publishConn) take(n uint32, slot publishSlot) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slots[n] = slot
+	return c.inbox + strconv.FormatUint(c.epoch, 10) + "-" + strconv.FormatUint(uint64(n), 10)
+}
+
+// release empties the slot that a token names, and gives what was in it; false for one that waits
+// for nothing.
+func (c *publishConn) release(token string) (slot publishSlot, ok bool) {
+	life, number, _ := strings.Cut(token, "-")
+	epoch, err1 := strconv.ParseUint(life, 10, 64)
+	n, err2 := strconv.ParseUint(number, 10, 32)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err1 != nil || err2 != nil || epoch != c.epoch || n >= uint64(len(c.slots)) || c.slots[n].group == nil {
+		return slot, false
+	}
+	slot, c.slots[n] = c.slots[n], publishSlot{}
+	c.free <- uint32(n) // there is room: each slot is in it once
+	return slot, true
+}
+
+// cut empties every slot, for the answers of this life will not come.
+func (c *publishConn) cut() (lost []publishSlot) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch++
+	for n, slot := range c.slots {
+		if slot.group != nil {
+			lost = append(lost, slot)
+			c.slots[n] = publishSlot{}
+			c.free <- uint32(n)
+		}
+	}
+	return lost
 }
 
 // publishSlot is one copy under way.
@@ -85,8 +131,8 @@ func (g *publishGroup) wait(ctx context.Context) error {
 }
 
 // newPublisher subscribes to the answers on every connection.
-func newPublisher(conns []*nats.Conn, stored func(int, string, uint64)) (*publisher, error) {
-	p := &publisher{stored: stored}
+func newPublisher(conns []*nats.Conn, stored func(int, string, uint64), lost func(int, string)) (*publisher, error) {
+	p := &publisher{stored: stored, lost: lost}
 	for _, conn := range conns {
 		c := &publishConn{
 			conn:  conn,
@@ -104,9 +150,20 @@ func newPublisher(conns []*nats.Conn, stored func(int, string, uint64)) (*publis
 		if err := sub.SetPendingLimits(-1, -1); err != nil { // the window is the bound
 			return nil, fmt.Errorf("subscribe to answers of the store: %w", err)
 		}
+		conn.SetReconnectHandler(func(*nats.Conn) { p.cutOff(c) })
 		p.conns = append(p.conns, c)
 	}
 	return p, nil
+}
+
+// cutOff fails what was under way on a connection that was lost and found again: its requests get a
+// 503, and the lanes see for themselves what of it is stored.
+func (p *publisher) cutOff(c *publishConn) {
+	for _, slot := range c.cut() {
+		slot.group.fail(fmt.Errorf("the connection to the store was cut: %w", errPressure))
+		p.lost(slot.shard, slot.endpoint)
+		slot.group.answered()
+	}
 }
 
 // publish sends one copy. id names the copy to the store, which drops a second one of the same
@@ -123,16 +180,16 @@ func (p *publisher) publish(ctx context.Context, g *publishGroup, r Route, id st
 			return fmt.Errorf("wait for room to publish: %w", errPressure)
 		}
 	}
-	c.slots[n] = publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard}
 	g.pending.Add(1)
-	m := nats.Msg{Subject: r.Subject, Reply: c.inbox + strconv.FormatUint(uint64(n), 10), Data: e.payload, Header: e.header}
+	reply := c.take(n, publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard})
+	m := nats.Msg{Subject: r.Subject, Reply: reply, Data: e.payload, Header: e.header}
 	if id != "" {
 		e.header[nats.MsgIdHdr] = []string{id}
 	}
 	if err := c.conn.PublishMsg(&m); err != nil {
-		c.slots[n] = publishSlot{}
-		c.free <- n
-		g.answered()
+		if _, waits := c.release(reply[len(c.inbox):]); waits {
+			g.answered()
+		}
 		return fmt.Errorf("publish event: %w: %w", err, errPressure)
 	}
 	return nil
@@ -153,13 +210,10 @@ func newStoredEvent(id, eventType string, payload []byte) *storedEvent {
 
 // answer takes the store's word on one copy.
 func (p *publisher) answer(c *publishConn, m *nats.Msg) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, c.inbox), 10, 32)
-	if err != nil || n >= uint64(len(c.slots)) || c.slots[n].group == nil {
+	slot, ok := c.release(strings.TrimPrefix(m.Subject, c.inbox))
+	if !ok {
 		return
 	}
-	slot := c.slots[n]
-	c.slots[n] = publishSlot{}
-	c.free <- uint32(n)
 	sequence, duplicate, err := parsePubAck(m)
 	switch {
 	case err != nil:

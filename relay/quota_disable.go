@@ -213,11 +213,15 @@ func (q *Quota) settleOne(ctx context.Context, one disabling) error {
 // endpoint is gone, or somebody has disabled it, and perhaps enabled it since.
 func (q *Quota) store(ctx context.Context, one disabling) (e staffetta.Endpoint, done bool, err error) {
 	e, err = q.registry.Load().UpdateEndpoint(ctx, one.workspace, one.endpoint, func(e *staffetta.Endpoint) error {
-		done = e.Status == staffetta.Enabled && q.isPending(e.ID)
-		if done {
-			disable(e, staffetta.DisabledByQuota)
-		} else {
+		// Disabled by the quota while the decision is pending: an earlier write of it was stored, but
+		// its answer was lost.
+		stored := e.Status == staffetta.Disabled && e.DisabledReason == staffetta.DisabledByQuota
+		done = q.isPending(e.ID) && (e.Status == staffetta.Enabled || stored)
+		switch {
+		case !done:
 			q.forget(e.ID) // here, where nobody can enable it in between
+		case !stored:
+			disable(e, staffetta.DisabledByQuota)
 		}
 		return nil
 	})

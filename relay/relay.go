@@ -55,6 +55,8 @@ type Config struct {
 	Gatherer prometheus.Gatherer
 	// Stored is told of every stored copy of an event, quickly: it runs on the hot path.
 	Stored func(shard int, endpoint string, sequence uint64)
+	// Unheard is told of a copy whose answer was lost, so that it may be stored or not.
+	Unheard func(shard int, endpoint string)
 	// Accepting says why no event can be taken now, or nil. It is asked for every request.
 	Accepting func() error
 	Log       zerolog.Logger
@@ -83,6 +85,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.Stored == nil {
 		c.Stored = func(int, string, uint64) {}
+	}
+	if c.Unheard == nil {
+		c.Unheard = func(int, string) {}
 	}
 	if c.Accepting == nil {
 		c.Accepting = func() error { return nil }
@@ -127,7 +132,7 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 	if err := r.idempotency.load(ctx, cfg.Shards); err != nil {
 		return nil, err
 	}
-	p, err := newPublisher(cfg.Publish, cfg.Stored)
+	p, err := newPublisher(cfg.Publish, cfg.Stored, cfg.Unheard)
 	if err != nil {
 		return nil, err
 	}

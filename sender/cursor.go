@@ -111,12 +111,26 @@ func (s *shard) writeCursors(ctx context.Context) error {
 		s.record.last = ack.Sequence
 		return nil
 	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-		return fmt.Errorf("write cursors of shard %d: %w", s.n, ErrShardTaken)
+		return s.whoseRecord(ctx)
 	default:
 		s.record.lost = true
 		s.record.dirty.Store(true)
 		return fmt.Errorf("write cursors of shard %d: %w", s.n, err)
 	}
+}
+
+// whoseRecord tells a second owner from a write of our own whose answer came too late to be heard;
+// after that one the next write goes on.
+func (s *shard) whoseRecord(ctx context.Context) error {
+	s.record.dirty.Store(true)
+	_, writer, err := s.fetchCursors(ctx)
+	switch {
+	case err != nil:
+		return err
+	case writer != s.d.id:
+		return fmt.Errorf("write cursors of shard %d: %w", s.n, ErrShardTaken)
+	}
+	return fmt.Errorf("write cursors of shard %d: an earlier write was late", s.n)
 }
 
 // findOwnRecord learns what became of a write without an answer.

@@ -196,8 +196,16 @@ func (d *Dispatcher) Remove(key string) {
 // Stored tells the dispatcher that JetStream has stored an event of the lane at sequence. It must
 // be called for every stored event: a lane without a consumer learns of its work here.
 func (d *Dispatcher) Stored(shard int, key string, sequence uint64) {
+	d.shards[shard].sawSequence(sequence)
 	if l := d.shards[shard].lane(key); l != nil {
 		l.stored(sequence)
+	}
+}
+
+// Look is for an event of which nobody knows whether it was stored: the lane asks the store.
+func (d *Dispatcher) Look(shard int, key string) {
+	if l := d.shards[shard].lane(key); l != nil {
+		l.look()
 	}
 }
 
@@ -256,6 +264,10 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	loops.Go(func() { d.housekeep(ctx) })
 	d.setSpawn(spawn)
+	d.cfg.Conn.SetReconnectHandler(func(*nats.Conn) {
+		d.cfg.Log.Warn().Msg("the lanes' connection was cut; asking for the events anew")
+		d.reset()
+	})
 	for _, s := range d.shards {
 		s.wakeAll()
 	}
@@ -302,9 +314,10 @@ func (d *Dispatcher) start(l *lane) bool {
 	return true
 }
 
-// Reset makes every lane ask for its events anew. It is for a connection that was lost and found
-// again: what was asked for over the old one is gone.
-func (d *Dispatcher) Reset() {
+// reset makes every lane ask for its events anew, after the connection was lost and found again:
+// what was asked for over the old one is gone. A process that stood still for ten seconds comes to
+// that, for the server cuts off who does not read.
+func (d *Dispatcher) reset() {
 	for _, s := range d.shards {
 		for _, l := range s.all() {
 			l.reset()

@@ -490,3 +490,75 @@ func TestManyLanesKeepTheirOrderWhateverTheEndpointsAnswer(t *testing.T) {
 		b.end()
 	})
 }
+
+func TestLanesGoOnAfterTheirConnectionWasCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, t.TempDir())
+		r := newRecorder(always(200))
+		b.d.Set("a", r, Open)
+		b.run()
+		for round := range 3 {
+			b.send("a", numbered(10*round+1, 10*round+5)...)
+			if err := b.conn.ForceReconnect(); err != nil {
+				t.Fatal(err)
+			}
+			b.send("a", numbered(10*round+6, 10*round+10)...)
+			pass(time.Minute)
+		}
+		if got := slices.Compact(r.ids()); !slices.Equal(got, numbered(1, 30)) {
+			t.Errorf("delivered %v", got)
+		}
+		b.end()
+	})
+}
+
+func TestALaneFindsAnEventThatNobodyToldItOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, t.TempDir())
+		r := newRecorder(always(200))
+		b.d.Set("a", r, Open)
+		b.run()
+		b.d.Look(staffetta.Shard("a", 2), "a") // nothing there
+		pass(time.Second)
+		b.send("a", "1")
+		pass(5 * time.Minute) // its consumer is given back
+		b.store("a", "2", []byte("{}"))
+		pass(time.Minute)
+		b.d.Look(staffetta.Shard("a", 2), "a")
+		pass(time.Second)
+		b.send("a", "3")
+		pass(time.Second)
+		if got := r.ids(); !slices.Equal(got, []string{"1", "2", "3"}) {
+			t.Errorf("delivered %v", got)
+		}
+		b.end()
+	})
+}
+
+func TestALateAnswerToAWriteOfCursorsIsNoSecondOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, t.TempDir())
+		r := newRecorder(always(200))
+		b.d.Set("a", r, Open)
+		b.run()
+		b.send("a", "1")
+		pass(time.Second)
+		// A write of this process that it has not heard of.
+		record := appendCursor(appendText([]byte{cursorFormat}, b.d.id), "a", cursor{settled: 1})
+		if _, err := b.js.Publish(t.Context(), staffetta.CursorSubject(staffetta.Shard("a", 2)), record); err != nil {
+			t.Fatal(err)
+		}
+		b.send("a", "2")
+		pass(time.Minute)
+		b.end()
+		b.dispatcher()
+		again := newRecorder(always(200))
+		b.d.Set("a", again, Open)
+		b.run()
+		pass(time.Second)
+		if got := again.ids(); len(got) > 0 {
+			t.Errorf("after a restart %v was tried again: its cursor was not written", got)
+		}
+		b.end()
+	})
+}

@@ -34,7 +34,8 @@ type lane struct {
 	lastError string
 	headAt    time.Time // when the head was stored
 
-	window window
+	window  window
+	suspect bool // see look
 
 	trimming bool      // held events beyond the bounds are being given up, see hold.go
 	active   bool      // the goroutine exists
@@ -141,6 +142,15 @@ func (l *lane) told(consumer string, s status) {
 	l.startIf(start)
 }
 
+// look makes the lane ask the store itself: something may have been stored of which no word came.
+func (l *lane) look() {
+	l.mu.Lock()
+	l.suspect = true
+	start := l.tryActivate()
+	l.mu.Unlock()
+	l.startIf(start)
+}
+
 // reset drops the window, so that the next one starts behind the last settled event.
 func (l *lane) reset() {
 	l.mu.Lock()
@@ -207,7 +217,7 @@ func (l *lane) run(ctx context.Context) {
 		}
 		o, v := t.Attempt(ctx, &m, n)
 		if v.Stop {
-			l.halt()
+			l.halt(t)
 		}
 		switch v.Action {
 		case staffetta.Deliver:
@@ -226,11 +236,12 @@ func (l *lane) run(ctx context.Context) {
 	}
 }
 
-// halt holds the lane from within, before its next attempt; Set opens it again.
-func (l *lane) halt() {
+// halt holds the lane from within, before its next attempt; Set opens it again. Where Set was there
+// since the attempt began, it knew of the failure.
+func (l *lane) halt(t Target) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.mode == Open {
+	if l.mode == Open && l.target == t {
 		l.mode = Held
 	}
 }

@@ -38,7 +38,7 @@ type place struct {
 // hasWork reports whether a goroutine would find something to do: an event at hand, or events to
 // ask for.
 func (w *window) hasWork(l *lane) bool {
-	return w.head < len(w.queue) || l.tail > l.settled && w.consumer == ""
+	return w.head < len(w.queue) || w.consumer == "" && (l.tail > l.settled || l.suspect)
 }
 
 // take queues an event. It reports false for one that is not of this window; after a gap in the
@@ -183,7 +183,7 @@ func (w *window) open(ctx context.Context, l *lane) error {
 	case l.estimated:
 		l.backlog = pending
 	}
-	l.estimated = false
+	l.estimated, l.suspect = false, false
 	w.askIfLow(l)
 	return nil
 }

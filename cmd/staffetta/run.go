@@ -165,7 +165,7 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 			TestSend: testSend(deliveries), State: endpointState(deliveries), Attempts: attempts,
 		},
 		Metrics: metrics.relay, Gatherer: metrics.registry,
-		Quota: quota, Notices: notices, IdempotencyKeys: c.idempotencyKeys, Stored: deliveries.Stored, Accepting: gate.accepting, Log: c.log,
+		Quota: quota, Notices: notices, IdempotencyKeys: c.idempotencyKeys, Stored: deliveries.Stored, Unheard: deliveries.Look, Accepting: gate.accepting, Log: c.log,
 	})
 	if err != nil {
 		return err
