@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/staffetta-relay/staffetta"
 )
@@ -78,7 +79,15 @@ type State struct {
 type API struct {
 	cfg     APIConfig
 	openAPI []byte
+	reads   *semaphore.Weighted // of heavy
 }
+
+const (
+	// heavyReads is how many requests may hold much of the store in memory at once, and heavyWait how
+	// long one waits to be among them; then it gets a 503.
+	heavyReads = 4
+	heavyWait  = time.Second
+)
 
 // NewAPI checks the configuration.
 func NewAPI(cfg APIConfig) (*API, error) {
@@ -97,7 +106,7 @@ func NewAPI(cfg APIConfig) (*API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make API: %w", err)
 	}
-	return &API{cfg: cfg, openAPI: document}, nil
+	return &API{cfg: cfg, openAPI: document, reads: semaphore.NewWeighted(heavyReads)}, nil
 }
 
 // permission is who may call.
@@ -124,6 +133,31 @@ type answer struct {
 	location string
 	// stream writes the whole answer itself, in place of body.
 	stream func(http.ResponseWriter)
+	// done is called once all is written; it may be nil.
+	done func()
+}
+
+// heavy bounds how many requests are served at once that hold much of the store in memory, from the
+// first read to the last write of the answer.
+func (a *API) heavy(serve func(*http.Request) (answer, error)) func(*http.Request) (answer, error) {
+	return func(r *http.Request) (result answer, err error) {
+		wait, cancel := context.WithTimeout(r.Context(), heavyWait)
+		defer cancel()
+		if a.reads.Acquire(wait, 1) != nil {
+			p := problemUnavailable()
+			p.Code, p.Detail = "too_many_reads", "too many read events and dead letters at once; try again"
+			return answer{}, p
+		}
+		defer func() {
+			if result.done == nil { // an error, or a panic
+				a.reads.Release(1)
+			}
+		}()
+		if result, err = serve(r); err == nil {
+			result.done = func() { a.reads.Release(1) }
+		}
+		return result, err
+	}
 }
 
 func (a *API) operations() []operation {
@@ -156,8 +190,8 @@ func (a *API) operations() []operation {
 		{"POST", endpoint + "/rotate-key", workspaceKey, a.rotateKey},
 		{"GET", workspace + "/attempts", workspaceKey, a.listAttempts},
 		{"GET", workspace + "/attempts/follow", workspaceKey, a.followAttempts},
-		{"GET", workspace + "/events/{event}", workspaceKey, a.getEvent},
-		{"GET", letters, workspaceKey, a.listDeadLetters},
+		{"GET", workspace + "/events/{event}", workspaceKey, a.heavy(a.getEvent)},
+		{"GET", letters, workspaceKey, a.heavy(a.listDeadLetters)},
 		{"DELETE", letters, workspaceKey, a.deleteDeadLetters},
 		{"GET", letters + "/{letter}", workspaceKey, a.getDeadLetter},
 		{"DELETE", letters + "/{letter}", workspaceKey, a.deleteDeadLetter},
@@ -233,6 +267,9 @@ func (a *API) handle(w http.ResponseWriter, r *http.Request, op operation) {
 	if err != nil {
 		a.fail(w, r, err)
 		return
+	}
+	if result.done != nil {
+		defer result.done()
 	}
 	if result.stream != nil {
 		result.stream(w)

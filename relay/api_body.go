@@ -5,9 +5,12 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
+	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -122,10 +125,7 @@ func bodyError(code, field, detail string) *staffetta.InputError {
 // memberOf names the member of the body that a pointer leads into.
 func memberOf(p jsontext.Pointer) string {
 	for token := range p.Tokens() {
-		if len(token) > 64 {
-			token = strings.ToValidUTF8(token[:64], "") + "…"
-		}
-		return token
+		return shortened(token)
 	}
 	return ""
 }
@@ -181,9 +181,38 @@ type list[T any] struct {
 	NextCursor string `json:"next_cursor,omitzero"`
 }
 
+// pageParameters are those of every list.
+var pageParameters = []string{"limit", "cursor"}
+
+// queryOf reads the parameters of a request, which must be of those named: a filter that is misspelt
+// must not select everything.
+func queryOf(r *http.Request, names ...string) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, bodyError("invalid_query", "", "the parameters behind the ? of the path cannot be read")
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(names, name) {
+			return nil, bodyError("unknown_parameter", shortened(name), "no such parameter; this takes "+strings.Join(names, ", "))
+		}
+	}
+	return query, nil
+}
+
+// shortened is a name that a caller made up, for an answer.
+func shortened(name string) string {
+	if len(name) > 64 {
+		name = strings.ToValidUTF8(name[:64], "") + "…"
+	}
+	return name
+}
+
 // pageOf reads limit and cursor; after is the id that the page starts behind.
 func pageOf(r *http.Request) (after string, limit int, err error) {
-	query := r.URL.Query()
+	query, err := queryOf(r, pageParameters...)
+	if err != nil {
+		return "", 0, err
+	}
 	limit = defaultPage
 	if text := query.Get("limit"); text != "" {
 		limit, err = strconv.Atoi(text)

@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,14 +17,24 @@ import (
 
 const ndjson = "application/x-ndjson"
 
+// letterParameters are those of a filter of letters.
+var letterParameters = []string{"endpoint", "event_id", "event_type", "since", "until"}
+
 // deadLettersOf gives the letters, and checks the workspace of the path.
-func (a *API) deadLettersOf(r *http.Request) (*DeadLetters, string, error) {
+func (a *API) deadLettersOf(r *http.Request) (*DeadLetters, staffetta.Workspace, error) {
 	if a.cfg.DeadLetters == nil {
-		return nil, "", problemNotAvailable("this relay keeps no dead letters")
+		return nil, staffetta.Workspace{}, problemNotAvailable("this relay keeps no dead letters")
 	}
-	workspace := r.PathValue("workspace")
-	_, err := a.cfg.Registry.Workspace(workspace)
-	return a.cfg.DeadLetters, workspace, err
+	ws, err := a.cfg.Registry.Workspace(r.PathValue("workspace"))
+	return a.cfg.DeadLetters, ws, err
+}
+
+// later keeps what is older than a workspace, and so of one before it under its id, out of its sight.
+func later(t, created time.Time) time.Time {
+	if t.Before(created) {
+		return created
+	}
+	return t
 }
 
 func problemNotAvailable(detail string) Problem {
@@ -97,15 +108,19 @@ func cursorBefore(sequence uint64) string {
 }
 
 func (a *API) listDeadLetters(r *http.Request) (answer, error) {
-	letters, workspace, err := a.deadLettersOf(r)
+	letters, ws, err := a.deadLettersOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	query := r.URL.Query()
-	f, err := letterFilterOf(workspace, query)
+	query, err := queryOf(r, slices.Concat(letterParameters, pageParameters)...)
 	if err != nil {
 		return answer{}, err
 	}
+	f, err := letterFilterOf(ws.ID, query)
+	if err != nil {
+		return answer{}, err
+	}
+	f.since = later(f.since, ws.CreatedAt)
 	if acceptsNDJSON(r) {
 		return answer{status: http.StatusOK, stream: func(w http.ResponseWriter) { a.exportDeadLetters(w, r, letters, f) }}, nil
 	}
@@ -160,11 +175,11 @@ func extendWrites(r *http.Request) func() error {
 }
 
 func (a *API) getDeadLetter(r *http.Request) (answer, error) {
-	letters, workspace, err := a.deadLettersOf(r)
+	letters, ws, err := a.deadLettersOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	m, err := letters.find(r.Context(), workspace, r.PathValue("letter"))
+	m, err := letters.find(r.Context(), ws, r.PathValue("letter"))
 	if err != nil {
 		return answer{}, err
 	}
@@ -172,11 +187,11 @@ func (a *API) getDeadLetter(r *http.Request) (answer, error) {
 }
 
 func (a *API) deleteDeadLetter(r *http.Request) (answer, error) {
-	letters, workspace, err := a.deadLettersOf(r)
+	letters, ws, err := a.deadLettersOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	m, err := letters.find(r.Context(), workspace, r.PathValue("letter"))
+	m, err := letters.find(r.Context(), ws, r.PathValue("letter"))
 	if err != nil {
 		return answer{}, err
 	}
@@ -192,11 +207,15 @@ type deletedLetters struct {
 }
 
 func (a *API) deleteDeadLetters(r *http.Request) (answer, error) {
-	letters, workspace, err := a.deadLettersOf(r)
+	letters, ws, err := a.deadLettersOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	f, err := letterFilterOf(workspace, r.URL.Query())
+	query, err := queryOf(r, letterParameters...)
+	if err != nil {
+		return answer{}, err
+	}
+	f, err := letterFilterOf(ws.ID, query)
 	if err != nil {
 		return answer{}, err
 	}
@@ -206,7 +225,7 @@ func (a *API) deleteDeadLetters(r *http.Request) (answer, error) {
 	}
 	deleted, more, err := letters.deleteWhere(r.Context(), f)
 	if err == nil {
-		a.cfg.Log.Info().Str("workspace", workspace).Str("endpoint", f.endpoint).Uint64("letters", deleted).Msg("dead letters deleted on request")
+		a.cfg.Log.Info().Str("workspace", ws.ID).Str("endpoint", f.endpoint).Uint64("letters", deleted).Msg("dead letters deleted on request")
 	}
 	return answer{status: http.StatusOK, body: deletedLetters{Deleted: deleted, More: more}}, err
 }

@@ -158,7 +158,11 @@ func (a *API) listReplays(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	before, limit, err := sequencePage(r.URL.Query())
+	query, err := queryOf(r, pageParameters...)
+	if err != nil {
+		return answer{}, err
+	}
+	before, limit, err := sequencePage(query)
 	if err != nil {
 		return answer{}, err
 	}

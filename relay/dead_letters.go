@@ -136,7 +136,7 @@ func (d *DeadLetters) page(ctx context.Context, f *letterFilter, before uint64, 
 }
 
 // find gives one letter of a workspace; another workspace's is not there.
-func (d *DeadLetters) find(ctx context.Context, workspace, id string) (*shelved, error) {
+func (d *DeadLetters) find(ctx context.Context, ws staffetta.Workspace, id string) (*shelved, error) {
 	digits, ok := strings.CutPrefix(id, letterPrefix)
 	sequence, err := strconv.ParseUint(digits, 10, 64)
 	if ok && err == nil && sequence > 0 {
@@ -144,11 +144,11 @@ func (d *DeadLetters) find(ctx context.Context, workspace, id string) (*shelved,
 		if err != nil {
 			return nil, err
 		}
-		if m != nil && strings.HasPrefix(m.subject, staffetta.DeadLetterSubject(workspace, "")) {
+		if m != nil && strings.HasPrefix(m.subject, staffetta.DeadLetterSubject(ws.ID, "")) && !m.at.Before(ws.CreatedAt) {
 			return m, nil
 		}
 	}
-	return nil, &refusal{code: "dead_letter_not_found", missing: true, detail: "the workspace " + quote(workspace) + " has no dead letter " + quote(id) + "; it may have aged out"}
+	return nil, &refusal{code: "dead_letter_not_found", missing: true, detail: "the workspace " + quote(ws.ID) + " has no dead letter " + quote(id) + "; it may have aged out"}
 }
 
 // deleteWhere deletes what the filter selects and says how many letters that was, and whether it left

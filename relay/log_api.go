@@ -3,6 +3,7 @@ package relay
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -66,18 +67,21 @@ func newAttemptAnswer(a *LoggedAttempt) attemptAnswer {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // logOf gives the log, and checks the workspace of the path.
-func (a *API) logOf(r *http.Request) (*AttemptLog, error) {
+func (a *API) logOf(r *http.Request) (*AttemptLog, staffetta.Workspace, error) {
 	if a.cfg.Attempts == nil {
-		return nil, problemNotAvailable("this relay keeps no log of attempts")
+		return nil, staffetta.Workspace{}, problemNotAvailable("this relay keeps no log of attempts")
 	}
-	_, err := a.cfg.Registry.Workspace(r.PathValue("workspace"))
-	return a.cfg.Attempts, err
+	ws, err := a.cfg.Registry.Workspace(r.PathValue("workspace"))
+	return a.cfg.Attempts, ws, err
 }
 
+// attemptParameters are those of a filter of attempts.
+var attemptParameters = []string{"endpoint", "event_id", "event_type", "outcome", "status", "since", "until"}
+
 // attemptFilterOf reads the filter of a request.
-func attemptFilterOf(workspace string, query url.Values) (AttemptFilter, error) {
+func attemptFilterOf(ws staffetta.Workspace, query url.Values) (AttemptFilter, error) {
 	f := AttemptFilter{
-		Workspace: workspace, Endpoint: query.Get("endpoint"), EventID: query.Get("event_id"),
+		Workspace: ws.ID, Endpoint: query.Get("endpoint"), EventID: query.Get("event_id"),
 		EventType: query.Get("event_type"), Outcome: query.Get("outcome"), Status: query.Get("status"),
 	}
 	if err := checkEndpointFilter(f.Endpoint); err != nil {
@@ -87,6 +91,7 @@ func attemptFilterOf(workspace string, query url.Values) (AttemptFilter, error) 
 	if f.Since, err = timeOf("since", query.Get("since")); err != nil {
 		return f, err
 	}
+	f.Since = later(f.Since, ws.CreatedAt)
 	if f.Until, err = timeOf("until", query.Get("until")); err != nil {
 		return f, err
 	}
@@ -114,12 +119,15 @@ func attemptPageOf(query url.Values) (before *LogPosition, limit int, err error)
 }
 
 func (a *API) listAttempts(r *http.Request) (answer, error) {
-	log, err := a.logOf(r)
+	log, ws, err := a.logOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	query := r.URL.Query()
-	filter, err := attemptFilterOf(r.PathValue("workspace"), query)
+	query, err := queryOf(r, slices.Concat(attemptParameters, pageParameters)...)
+	if err != nil {
+		return answer{}, err
+	}
+	filter, err := attemptFilterOf(ws, query)
 	if err != nil {
 		return answer{}, err
 	}

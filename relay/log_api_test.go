@@ -30,7 +30,7 @@ type logAPI struct {
 	lanes map[string]State
 }
 
-func newLogAPI(t *testing.T) *logAPI {
+func newLogAPI(t *testing.T, change ...func(*APIConfig, *logAPI)) *logAPI {
 	t.Helper()
 	x := &logAPI{lanes: map[string]State{}}
 	x.apiTest = newAPITest(t, func(c *APIConfig) {
@@ -40,6 +40,9 @@ func newLogAPI(t *testing.T) *logAPI {
 		c.State = func(id string) (State, bool) {
 			s, ok := x.lanes[id]
 			return s, ok
+		}
+		for _, f := range change {
+			f(c, x)
 		}
 	})
 	return x

@@ -14,8 +14,11 @@ const (
 	// eventPages is how many pages of the log one event may take: it has few attempts an endpoint,
 	// but perhaps many endpoints.
 	eventPages = 10
-	// eventScan bounds the stored events that are looked at for one that no attempt tells of.
-	eventScan = 20_000
+	// eventScan, eventBytes and eventTime bound the stored events and letters that are looked at for
+	// one that no attempt tells of.
+	eventScan  = 20_000
+	eventBytes = 32 << 20
+	eventTime  = 2 * time.Second
 	// eventBefore and eventBehind are how far the copies of one event lie apart at most.
 	eventBefore = 5 * time.Second
 	eventBehind = time.Minute
@@ -64,12 +67,12 @@ type standingAnswer struct {
 }
 
 func (a *API) getEvent(r *http.Request) (answer, error) {
-	log, err := a.logOf(r)
+	log, ws, err := a.logOf(r)
 	if err != nil {
 		return answer{}, err
 	}
 	id := r.PathValue("event")
-	e := eventSearch{api: a, log: log, workspace: r.PathValue("workspace"), seen: map[string]bool{}}
+	e := eventSearch{api: a, log: log, workspace: ws.ID, created: ws.CreatedAt, seen: map[string]bool{}}
 	e.answer = eventAnswer{EventID: id, Endpoints: []standingAnswer{}}
 	if staffetta.ValidEventID(id) {
 		if err := e.run(r.Context()); err != nil {
@@ -82,9 +85,12 @@ func (a *API) getEvent(r *http.Request) (answer, error) {
 		if log.cfg.Mode == LogFailures {
 			p.Detail += " (this relay's log keeps failures only)"
 		}
+		if e.answer.Incomplete {
+			p.Detail += "; but the search ended before it had looked at everything that is stored"
+		}
 		return answer{}, p
 	}
-	e.answer.AgedOut = e.answer.Payload == nil
+	e.answer.AgedOut = e.answer.Payload == nil && !e.answer.Incomplete
 	return answer{status: http.StatusOK, body: e.answer}, nil
 }
 
@@ -93,10 +99,24 @@ type eventSearch struct {
 	api       *API
 	log       *AttemptLog
 	workspace string
+	created   time.Time // what is older is of another workspace
 	answer    eventAnswer
 	seen      map[string]bool // endpoints that the log tells of
 	stored    time.Time       // of the first copy; zero where nobody knows
+	until     time.Time       // the end of looking at what is stored
 	scanned   int
+	bytes     int
+}
+
+// mayGoOn counts the bytes of a stored message, and reports whether the search is within its bounds.
+func (e *eventSearch) mayGoOn(bytes int) bool {
+	e.scanned++
+	e.bytes += bytes
+	within := e.scanned <= eventScan && e.bytes <= eventBytes && time.Now().Before(e.until)
+	if !within {
+		e.answer.Incomplete = true
+	}
+	return within
 }
 
 func (e *eventSearch) run(ctx context.Context) error {
@@ -106,6 +126,7 @@ func (e *eventSearch) run(ctx context.Context) error {
 	if e.stored.IsZero() {
 		e.stored, _ = timeOfUUID(e.answer.EventID)
 	}
+	e.until = time.Now().Add(eventTime)
 	if err := e.findWaiting(ctx); err != nil {
 		return err
 	}
@@ -121,7 +142,7 @@ func (e *eventSearch) run(ctx context.Context) error {
 func (e *eventSearch) readLog(ctx context.Context) error {
 	var before *LogPosition
 	for range eventPages {
-		page, err := e.log.Query(ctx, AttemptFilter{Workspace: e.workspace, EventID: e.answer.EventID}, before, maxPage)
+		page, err := e.log.Query(ctx, AttemptFilter{Workspace: e.workspace, EventID: e.answer.EventID, Since: e.created}, before, maxPage)
 		if err != nil {
 			return err
 		}
@@ -205,11 +226,8 @@ func (e *eventSearch) findWaiting(ctx context.Context) error {
 			return err
 		}
 		for i := range endpoints {
-			if err := e.findWaitingAt(ctx, &endpoints[i]); err != nil {
+			if err := e.findWaitingAt(ctx, &endpoints[i]); err != nil || e.answer.Incomplete {
 				return err
-			}
-			if e.answer.Incomplete {
-				return nil
 			}
 		}
 		if !more {
@@ -221,7 +239,7 @@ func (e *eventSearch) findWaiting(ctx context.Context) error {
 
 func (e *eventSearch) findWaitingAt(ctx context.Context, endpoint *staffetta.Endpoint) error {
 	lane, known := e.state(endpoint.ID)
-	if e.seen[endpoint.ID] || !known || lane.Backlog == 0 {
+	if e.seen[endpoint.ID] || !known || lane.Backlog == 0 || !e.mayGoOn(0) {
 		return nil
 	}
 	events, subject := e.events(endpoint.ID)
@@ -234,8 +252,7 @@ func (e *eventSearch) findWaitingAt(ctx context.Context, endpoint *staffetta.End
 		from = max(from, first)
 	}
 	return events.each(ctx, subject, from, ^uint64(0), 0, func(m *shelved) error {
-		if e.scanned++; e.scanned > eventScan {
-			e.answer.Incomplete = true
+		if !e.mayGoOn(len(m.data)) {
 			return errEnough
 		}
 		if !e.stored.IsZero() && m.at.After(e.stored.Add(eventBehind)) {
@@ -328,16 +345,12 @@ func (e *eventSearch) findLetters(ctx context.Context) error {
 // eachLetter reads dead letters of since then, in order, within the bound of the search.
 func (e *eventSearch) eachLetter(ctx context.Context, endpoint string, since time.Time, f func(*shelved) error) error {
 	letters := shelf{e.log.cfg.JetStream.Conn(), staffetta.DeadLetterStream}
-	from := uint64(1)
-	if !since.IsZero() {
-		var err error
-		if from, err = letters.firstSince(ctx, since); err != nil || from == 0 {
-			return err
-		}
+	from, err := letters.firstSince(ctx, later(since, e.created))
+	if err != nil || from == 0 {
+		return err
 	}
 	return letters.each(ctx, staffetta.DeadLetterSubject(e.workspace, endpoint), from, ^uint64(0), 0, func(m *shelved) error {
-		if e.scanned++; e.scanned > eventScan {
-			e.answer.Incomplete = true
+		if !e.mayGoOn(len(m.data)) {
 			return errEnough
 		}
 		return f(m)

@@ -253,11 +253,9 @@ func (q *logQuery) run(ctx context.Context) error {
 // segment reads the blocks of a segment, newest first. It reports true where the page ends.
 func (q *logQuery) segment(ctx context.Context, s *logSegment) (bool, error) {
 	for sequence := min(s.last, q.before.Sequence); sequence >= s.first && sequence > 0; sequence-- {
-		if q.blocks == 0 || time.Now().After(q.until) {
+		// One block is read whatever the clock says, so that the next page begins further on.
+		if q.blocks == 0 || q.blocks < logQueryBlocks && time.Now().After(q.until) {
 			q.page.Next = &LogPosition{Sequence: sequence, Index: math.MaxInt}
-			if sequence == q.before.Sequence {
-				*q.page.Next = q.before
-			}
 			return true, nil
 		}
 		q.blocks--

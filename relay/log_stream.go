@@ -22,12 +22,16 @@ const (
 // followAttempts streams attempts as server-sent events from now on, or from behind the
 // Last-Event-ID that a client gives when it comes back.
 func (a *API) followAttempts(r *http.Request) (answer, error) {
-	log, err := a.logOf(r)
+	log, ws, err := a.logOf(r)
 	if err != nil {
 		return answer{}, err
 	}
-	workspace := r.PathValue("workspace")
-	filter, err := attemptFilterOf(workspace, r.URL.Query())
+	workspace := ws.ID
+	query, err := queryOf(r, attemptParameters...)
+	if err != nil {
+		return answer{}, err
+	}
+	filter, err := attemptFilterOf(ws, query)
 	if err != nil {
 		return answer{}, err
 	}

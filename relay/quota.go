@@ -56,7 +56,7 @@ type Quota struct {
 	cfg      QuotaConfig
 	registry atomic.Pointer[Registry]
 
-	mu      sync.RWMutex // guards the map; tallies are removed by sweep
+	mu      sync.RWMutex // guards the map; tallies are removed by sweep and drop
 	tallies map[string]*tally
 
 	disablings
@@ -204,6 +204,9 @@ func (q *Quota) Restore(ctx context.Context, failures func(ctx context.Context, 
 	window := q.cfg.Quota.Window
 	now := time.Now()
 	err := failures(ctx, now.Add(-window), func(workspace, endpoint string, at time.Time) {
+		if q.isBefore(workspace, at) {
+			return
+		}
 		t, unlock := q.tally(workspace)
 		defer unlock()
 		t.mu.Lock()
@@ -226,6 +229,29 @@ func (q *Quota) Restore(ctx context.Context, failures func(ctx context.Context, 
 		return fmt.Errorf("restore the failures of the last %v: %w", window, err)
 	}
 	return nil
+}
+
+// isBefore says that a failure is of a deleted workspace whose id another one has by now.
+func (q *Quota) isBefore(workspace string, at time.Time) bool {
+	r := q.registry.Load()
+	if r == nil {
+		return false
+	}
+	ws, err := r.Workspace(workspace)
+	return err == nil && at.Before(ws.CreatedAt)
+}
+
+// drop stands before the hook of the Registry, and forgets the windows of a workspace that is gone: one
+// made again under its id begins with empty ones.
+func (q *Quota) drop(next func(staffetta.Workspace)) func(staffetta.Workspace) {
+	return func(ws staffetta.Workspace) {
+		q.mu.Lock()
+		delete(q.tallies, ws.ID)
+		q.mu.Unlock()
+		if next != nil {
+			next(ws)
+		}
+	}
 }
 
 // sweep forgets windows in which nothing is left.

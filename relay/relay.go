@@ -119,6 +119,7 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 	cfg.Registry.Bucket, cfg.Registry.Shards = bucket, cfg.Shards
 	if q := cfg.Quota; q != nil {
 		cfg.Registry.OnEndpoint, cfg.Registry.OnEndpointRemoved = q.follow(cfg.Registry.OnEndpoint), q.unfollow(cfg.Registry.OnEndpointRemoved)
+		cfg.Registry.OnWorkspaceRemoved = q.drop(cfg.Registry.OnWorkspaceRemoved)
 		cfg.API.Quota = q
 	}
 	r := &Relay{attempts: cfg.API.Attempts, notices: cfg.Notices}

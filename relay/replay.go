@@ -281,11 +281,11 @@ func (r *Replays) page(ctx context.Context, workspace string, before uint64, lim
 // cancel ends a replay: it puts no more in line, and of what waits there nothing more is sent.
 func (r *Replays) cancel(ctx context.Context, workspace, id string) (replayRecord, error) {
 	record, err := r.find(ctx, workspace, id)
-	if err != nil || record.Status == replayCancelled {
+	if err != nil {
 		return record, err
 	}
 	r.cancelled.Store(replayName(workspace, id), true)
-	if job := r.job(workspace, id); job != nil {
+	if job := r.job(workspace, id); job != nil { // also where it is cancelled, but that not stored yet
 		if err := job.end(ctx); err != nil {
 			return record, err
 		}

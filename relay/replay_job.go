@@ -45,6 +45,9 @@ type replayJob struct {
 	ended  bool                    // before it began
 	stop   context.CancelCauseFunc // while it runs
 
+	ending    sync.Mutex // stores the end of before it began, once
+	endStored bool
+
 	// What follows is the running goroutine's own.
 
 	// stored is the record as it was last stored, and storedAt when; zero for a new replay.
@@ -94,14 +97,11 @@ func (j *replayJob) end(ctx context.Context) error {
 	if !j.begun && !j.ended { // it waits for others, which may take long
 		j.ended = true
 		j.finish(replayCancelled, "")
-		record := j.record
-		j.mu.Unlock()
-		return j.r.save(ctx, &record)
 	}
 	stop, ended := j.stop, j.ended
 	j.mu.Unlock()
 	if ended {
-		return nil
+		return j.storeEnd(ctx)
 	}
 	stop(errReplayCancelled)
 	ctx, cancel := context.WithTimeout(ctx, 2*storeTimeout)
@@ -112,6 +112,19 @@ func (j *replayJob) end(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("end replay: %w", ErrUnavailable)
 	}
+}
+
+// storeEnd stores that the replay was cancelled before it began, unless that is stored.
+func (j *replayJob) storeEnd(ctx context.Context) error {
+	j.ending.Lock()
+	defer j.ending.Unlock()
+	if j.endStored {
+		return nil
+	}
+	record := j.now()
+	err := j.r.save(ctx, &record)
+	j.endStored = err == nil
+	return err
 }
 
 // finish marks the end. The lock is held.
@@ -129,6 +142,12 @@ func (j *replayJob) run(relay context.Context) (ended bool) {
 	ended = j.ended
 	j.mu.Unlock()
 	if ended {
+		for j.storeEnd(context.WithoutCancel(relay)) != nil {
+			if relay.Err() != nil {
+				return false
+			}
+			pause(relay, replayRetry)
+		}
 		return true
 	}
 	status, why := j.work(ctx)

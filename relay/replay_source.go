@@ -66,6 +66,9 @@ func (j *replayJob) scanLetters(ctx context.Context) error {
 	if err := j.noteAgedLetters(ctx, f.since); err != nil {
 		return err
 	}
+	if ws, err := j.r.registry.Workspace(f.workspace); err == nil {
+		f.since = later(f.since, ws.CreatedAt)
+	}
 	letters := j.r.letters
 	floor, before, none, err := letters.span(ctx, &f)
 	if err != nil || none || j.record.LastLetter == 0 {

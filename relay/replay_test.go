@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/valyala/fasthttp/fasthttputil"
 
@@ -204,6 +205,68 @@ func TestACancelledReplayStopsWhereItIsAndOneThatWaitsForItAtOnce(t *testing.T) 
 		t.Errorf("second: %v", got)
 	}
 	if marks, _ := r.copies(t, id); len(marks) > 512 || marks[0] != "acme.first.d1" || !r.relay.replays.Withdrawn(marks[0]) || r.relay.replays.Withdrawn("acme.third.d1") {
+		t.Errorf("%d copies", len(marks))
+	}
+	r.stop()
+}
+
+// refusingJetStream takes nothing while it refuses.
+type refusingJetStream struct {
+	jetstream.JetStream
+	refuse atomic.Bool
+}
+
+func (j *refusingJetStream) Publish(ctx context.Context, subject string, text []byte, options ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	if j.refuse.Load() {
+		return nil, errors.New("the store takes nothing")
+	}
+	return j.JetStream.Publish(ctx, subject, text, options...)
+}
+
+func TestACancellationThatTheStoreDidNotTakeIsStoredAtARepeatOrWhenItsTurnComes(t *testing.T) {
+	reached, release := make(chan struct{}), make(chan struct{})
+	r := startReplayRelay(t, t.TempDir(), func(c *Config) {
+		c.Stored = func(int, string, uint64) {
+			close(reached)
+			<-release
+		}
+	})
+	endpoint, _ := r.api.withEndpoint()
+	id := fmt.Sprint(endpoint["id"])
+	r.drop(t, "acme", id, "one", "message.received", 1)
+	store := &refusingJetStream{JetStream: r.js}
+	r.relay.replays.js = store
+	for _, name := range []string{"first", "second", "third"} {
+		if _, _, err := r.relay.replays.start(t.Context(), "acme", name, replayRequest{Endpoint: id, Outcome: replayDropped}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-reached
+	stored := func(name string) replayStatus {
+		m, err := r.relay.replays.shelf.last(t.Context(), staffetta.ReplaySubject("acme", name))
+		if err != nil || m == nil {
+			t.Fatal(m, err)
+		}
+		record, err := readReplay(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return record.Status
+	}
+	store.refuse.Store(true)
+	for _, name := range []string{"second", "second", "third"} {
+		r.api.refuse(503, "unavailable", "DELETE", acme+"/replays/"+name, "")
+	}
+	store.refuse.Store(false)
+	r.api.ask(200, "DELETE", acme+"/replays/second", "")
+	if second, third := stored("second"), stored("third"); second != replayCancelled || third != replayRunning {
+		t.Errorf("stored are %s and %s", second, third)
+	}
+	close(release)
+	if r.ended(t, "acme", "third"); stored("third") != replayCancelled {
+		t.Errorf("at its turn the third is %s", stored("third"))
+	}
+	if marks, _ := r.copies(t, id); len(marks) != 1 {
 		t.Errorf("%d copies", len(marks))
 	}
 	r.stop()
