@@ -287,6 +287,9 @@ func (e *eventsSend) sendLines(s *surroundings, c *client, read func(context.Con
 	go read(ctx, lines)
 	b := &batches{poster: newPoster(s, c)}
 	err := b.sendAll(s.ctx, lines)
+	if err != nil && s.ctx.Err() != nil {
+		err = errInterrupted // whatever it broke off
+	}
 	b.clearStatus()
 	if summary := printLine(s.stdout, fmt.Sprintf("accepted %d, duplicates %d, rejected %d", b.accepted, b.duplicates, b.rejected)); err == nil {
 		err = summary
