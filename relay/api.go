@@ -61,8 +61,10 @@ type TestResult struct {
 type State struct {
 	// Backlog is how many events wait, the one under way included; OldestAt is when the first of
 	// them was stored.
-	Backlog  uint64
-	OldestAt *time.Time
+	Backlog uint64
+	// BacklogBytes is how many bytes their payloads have.
+	BacklogBytes uint64
+	OldestAt     *time.Time
 	// Attempt is the number of the head's attempts so far, NextAttemptAt when the next one is due.
 	Attempt       int
 	NextAttemptAt *time.Time

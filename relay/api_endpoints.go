@@ -57,6 +57,7 @@ func (b *endpointBody) apply(e *staffetta.Endpoint, c staffetta.Catalogue) error
 type endpointAnswer struct {
 	staffetta.Endpoint
 	Backlog       *uint64    `json:"backlog,omitzero"`
+	BacklogBytes  *uint64    `json:"backlog_bytes,omitzero"`
 	OldestAt      *time.Time `json:"oldest_at,omitzero"`
 	Attempt       int        `json:"attempt,omitzero"`
 	NextAttemptAt *time.Time `json:"next_attempt_at,omitzero"`
@@ -87,7 +88,8 @@ func (a *API) endpointAnswer(e staffetta.Endpoint) endpointAnswer {
 		return shown
 	}
 	if state, known := a.cfg.State(e.ID); known {
-		shown.Backlog, shown.Attempt, shown.LastError = &state.Backlog, state.Attempt, state.LastError
+		shown.Backlog, shown.BacklogBytes = &state.Backlog, &state.BacklogBytes
+		shown.Attempt, shown.LastError = state.Attempt, state.LastError
 		shown.OldestAt, shown.NextAttemptAt = inUTC(state.OldestAt), inUTC(state.NextAttemptAt)
 		shown.LastSuccessAt, shown.LastFailureAt = inUTC(state.LastSuccessAt), inUTC(state.LastFailureAt)
 		shown.WaitsFor = waitsFor(&e, &state)

@@ -45,58 +45,35 @@ func parseRecord(b []byte, key func(acceptedKey), found func(fingerprint, *found
 	if len(b) == 0 || b[0] != recordOfKeys && b[0] != recordOfFound {
 		return errKeyRecord
 	}
-	for r := (keyReader{rest: b[1:]}); len(r.rest) > 0; {
+	for r := (keyReader{binaryReader{rest: b[1:]}}); len(r.rest) > 0; {
 		f := r.fingerprint()
 		if b[0] == recordOfKeys {
-			k := acceptedKey{fingerprint: f, unix: uint32(r.number()), eventID: r.text()}
-			if !r.bad {
+			k := acceptedKey{fingerprint: f, unix: uint32(r.uvarint()), eventID: r.text()}
+			if !r.failed {
 				key(k)
 			}
 		} else {
 			e := &foundEvent{eventID: r.text(), endpoints: make(map[string]bool), recorded: true}
-			for n := r.number(); n > 0 && !r.bad; n-- {
+			for n := r.uvarint(); n > 0 && !r.failed; n-- {
 				e.endpoints[r.text()] = true
 			}
-			if !r.bad {
+			if !r.failed {
 				found(f, e)
 			}
 		}
-		if r.bad {
+		if r.failed {
 			return errKeyRecord
 		}
 	}
 	return nil
 }
 
-// keyReader reads a record; once something does not fit it is bad and gives zeros.
-type keyReader struct {
-	rest []byte
-	bad  bool
-}
-
-func (r *keyReader) take(n uint64) []byte {
-	if n > uint64(len(r.rest)) {
-		r.bad, r.rest = true, nil
-		return nil
-	}
-	taken := r.rest[:n]
-	r.rest = r.rest[n:]
-	return taken
-}
+// keyReader reads the members of a record.
+type keyReader struct{ binaryReader }
 
 func (r *keyReader) fingerprint() (f fingerprint) {
 	copy(f[:], r.take(uint64(len(f))))
 	return f
 }
 
-func (r *keyReader) number() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if n <= 0 {
-		r.bad, r.rest = true, nil
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *keyReader) text() string { return string(r.take(r.number())) }
+func (r *keyReader) text() string { return string(r.take(r.uvarint())) }

@@ -368,7 +368,7 @@ func TestAStreamOfAttemptsLivesOnAndEndsWithItsClientItsKeyOrTheServer(t *testin
 		a.ask(201, "PUT", acme, `{"plan":"advanced"}`)
 		key := a.ask(201, "POST", acme+"/keys", "")
 		l := fasthttputil.NewInmemoryListener()
-		client, stop := a.serveStream(undated{l}, l.Dial, func(*server) {}, func() { time.Sleep(time.Minute) }) // for fasthttp's own goroutines
+		client, stop := a.serveStream(undated{l}, l.Dial, func(*server) {}, func() { <-time.After(time.Minute) }) // for fasthttp's own goroutines
 
 		response, lines := a.follow(client, testAdminKey, "")
 		a.log.Record(attemptOf("a"))
@@ -379,7 +379,7 @@ func TestAStreamOfAttemptsLivesOnAndEndsWithItsClientItsKeyOrTheServer(t *testin
 			t.Errorf("%d followers", n)
 		}
 		response.Body.Close()
-		time.Sleep(3 * followKeepAlive)
+		<-time.After(3 * followKeepAlive)
 		if n := a.followersNow(); n != 0 {
 			t.Errorf("%d followers after the client has gone", n)
 		}

@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -21,8 +20,7 @@ type logReader struct {
 	base   int64
 	texts  [][]byte
 	hashes []uint64 // of texts, 0 for one that was not asked for yet
-	rest   []byte
-	failed bool
+	binaryReader
 }
 
 // logRecord is a record within its block; its texts are numbers.
@@ -42,7 +40,7 @@ type logRecord struct {
 
 // open begins to read a block, which must stay as it is until the reader is done with it.
 func (r *logReader) open(block []byte) error {
-	*r = logReader{texts: r.texts[:0], hashes: r.hashes[:0], rest: block}
+	*r = logReader{texts: r.texts[:0], hashes: r.hashes[:0], binaryReader: binaryReader{rest: block}}
 	if len(block) == 0 || block[0] != logFormat {
 		return errLogBlock
 	}
@@ -63,36 +61,6 @@ func (r *logReader) open(block []byte) error {
 		return errLogBlock
 	}
 	return nil
-}
-
-func (r *logReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if n <= 0 {
-		r.failed, r.rest = true, nil
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *logReader) varint() int64 {
-	v, n := binary.Varint(r.rest)
-	if n <= 0 {
-		r.failed, r.rest = true, nil
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *logReader) take(n uint64) []byte {
-	if n > uint64(len(r.rest)) {
-		r.failed, r.rest = true, nil
-		return nil
-	}
-	taken := r.rest[:n]
-	r.rest = r.rest[n:]
-	return taken
 }
 
 // number reads the number of a text, which must be there.

@@ -174,7 +174,7 @@ func TestAFilterFindsWhatItSaysNewestFirstAndNothingOfAnotherWorkspace(t *testin
 		} {
 			r.At = time.Now()
 			l.Record(r)
-			time.Sleep(time.Minute) // each ends in a block of its own
+			<-time.After(time.Minute) // each ends in a block of its own
 		}
 		for _, c := range []struct {
 			name   string
@@ -272,7 +272,7 @@ func TestARestartKeepsTheLogAndTheFailures(t *testing.T) {
 			}
 			l.Record(r)
 			want = append(want, r.EventID)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		l.stop()
 		server.Shutdown()
@@ -288,7 +288,7 @@ func TestARestartKeepsTheLogAndTheFailures(t *testing.T) {
 			if got := eventIDs(l.find(t, AttemptFilter{Workspace: "acme", EventID: "333"}, 100)); !slices.Equal(got, []string{"333"}) {
 				t.Errorf("one of before the restart: %v", got)
 			}
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			synctest.Wait()
 		}
 		since := time.Now().Add(-5 * time.Minute)
@@ -321,17 +321,17 @@ func TestAFailureThatCountsIsStoredWithinTenMillisecondsAndTheRestWithinAHundred
 		}
 		synctest.Wait()
 		l.Record(attemptOf("a"))
-		time.Sleep(99 * time.Millisecond)
+		<-time.After(99 * time.Millisecond)
 		if stored() != 0 {
 			t.Error("stored at once")
 		}
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 		if stored() != 1 {
 			t.Error("not stored after 100 ms")
 		}
 		l.Record(attemptOf("b"))
 		l.Record(attemptOf("c", failedWith(500)))
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 		if stored() != 2 {
 			t.Error("a failure is not stored after 10 ms")
 		}
@@ -358,7 +358,7 @@ func TestAttemptsThatTheStoreDoesNotTakeAreShedAndCountedAndRecordNeverWaits(t *
 			}
 		})
 		l.Record(attemptOf("before"))
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		room.Store(&full)
 		began := time.Now()
 		for i := range 5000 {
@@ -370,12 +370,12 @@ func TestAttemptsThatTheStoreDoesNotTakeAreShedAndCountedAndRecordNeverWaits(t *
 		if got := eventIDs(l.find(t, AttemptFilter{Workspace: "acme"}, 1000)); !slices.Equal(got, []string{"before"}) {
 			t.Errorf("while the store refuses: %v", got)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		if got, want := l.Shed(), uint64(5000-4*logBlockRecords); got != want {
 			t.Errorf("shed %d, want %d", got, want)
 		}
 		room.Store(nil)
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		l.Record(attemptOf("after"))
 		got := eventIDs(l.find(t, AttemptFilter{Workspace: "acme"}, 1000))
 		if len(got) != 4*logBlockRecords+2 || got[0] != "after" {
@@ -431,9 +431,9 @@ func TestTheOldestAttemptsGoFirstAndTheIndexFollows(t *testing.T) {
 			for range logBlockRecords {
 				l.Record(attemptOf(fmt.Sprint(i)))
 			}
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		info, err := l.stream.Info(t.Context())
 		if err != nil || info.Config.MaxAge != time.Hour || info.State.Msgs > 60 || info.State.Msgs < 10 {
 			t.Fatalf("%+v, %v", info, err)
@@ -453,7 +453,7 @@ func TestSmallBlocksShareSegments(t *testing.T) {
 		l := newTestLog(t)
 		for i := range 640 {
 			l.Record(attemptOf(fmt.Sprint(i)))
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		if segments, bytes := l.index.size(); segments > 11 || bytes > segments*1024 {
 			t.Errorf("%d segments, %d bytes", segments, bytes)

@@ -31,7 +31,7 @@ type publisher struct {
 	conns []*publishConn
 	// stored is called for every copy that the store confirms, before its request is told; lost for
 	// every copy whose answer will not come, so that nobody knows whether it is stored.
-	stored func(shard int, endpoint string, sequence uint64)
+	stored func(shard int, endpoint string, sequence uint64, size int)
 	lost   func(shard int, endpoint string)
 	// copies counts those that were not known to the store.
 	copies atomic.Uint64
@@ -92,6 +92,7 @@ type publishSlot struct {
 	group    *publishGroup
 	endpoint string
 	shard    int
+	size     int // of the payload
 }
 
 // publishGroup is what one request waits for: all its copies.
@@ -131,7 +132,7 @@ func (g *publishGroup) wait(ctx context.Context) error {
 }
 
 // newPublisher subscribes to the answers on every connection.
-func newPublisher(conns []*nats.Conn, stored func(int, string, uint64), lost func(int, string)) (*publisher, error) {
+func newPublisher(conns []*nats.Conn, stored func(int, string, uint64, int), lost func(int, string)) (*publisher, error) {
 	p := &publisher{stored: stored, lost: lost}
 	for _, conn := range conns {
 		c := &publishConn{
@@ -181,7 +182,7 @@ func (p *publisher) publish(ctx context.Context, g *publishGroup, r Route, id st
 		}
 	}
 	g.pending.Add(1)
-	reply := c.take(n, publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard})
+	reply := c.take(n, publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard, size: len(e.payload)})
 	m := nats.Msg{Subject: r.Subject, Reply: reply, Data: e.payload, Header: e.header}
 	if id != "" {
 		e.header[nats.MsgIdHdr] = []string{id}
@@ -220,10 +221,10 @@ func (p *publisher) answer(c *publishConn, m *nats.Msg) {
 		slot.group.fail(err)
 	case duplicate:
 		slot.group.duplicates.Add(1)
-		p.stored(slot.shard, slot.endpoint, sequence)
+		p.stored(slot.shard, slot.endpoint, sequence, slot.size)
 	default:
 		p.copies.Add(1)
-		p.stored(slot.shard, slot.endpoint, sequence)
+		p.stored(slot.shard, slot.endpoint, sequence, slot.size)
 	}
 	slot.group.answered()
 }

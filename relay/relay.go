@@ -54,7 +54,7 @@ type Config struct {
 	// Gatherer is what /metrics answers; nil: 404.
 	Gatherer prometheus.Gatherer
 	// Stored is told of every stored copy of an event, quickly: it runs on the hot path.
-	Stored func(shard int, endpoint string, sequence uint64)
+	Stored func(shard int, endpoint string, sequence uint64, size int)
 	// Unheard is told of a copy whose answer was lost, so that it may be stored or not.
 	Unheard func(shard int, endpoint string)
 	// Accepting says why no event can be taken now, or nil. It is asked for every request.
@@ -84,7 +84,7 @@ func (c *Config) setDefaults() error {
 		c.Reads = c.JetStream.Conn()
 	}
 	if c.Stored == nil {
-		c.Stored = func(int, string, uint64) {}
+		c.Stored = func(int, string, uint64, int) {}
 	}
 	if c.Unheard == nil {
 		c.Unheard = func(int, string) {}

@@ -18,6 +18,7 @@ import (
 type cursor struct {
 	settled uint64    // sequence of the last event done with
 	backlog uint64    // events behind it
+	bytes   uint64    // of their payloads
 	failed  int       // failed attempts of the next one
 	due     time.Time // when it may be tried again; zero for at once
 }
@@ -175,9 +176,9 @@ func (s *shard) fetchCursors(ctx context.Context) (map[string]cursor, string, er
 }
 
 // cursorFormat is the first byte of a record. Behind it stand, each text with its length before
-// it and each number as a uvarint: the writer, then for every lane its key, settled, backlog,
+// it and each number as a uvarint: the writer, then for every lane its key, settled, backlog, bytes,
 // failed, and due in nanoseconds since 1970 (0 for none).
-const cursorFormat = 1
+const cursorFormat = 2
 
 // appendCursors writes the record of the moment.
 func (s *shard) appendCursors(dst []byte) []byte {
@@ -187,7 +188,7 @@ func (s *shard) appendCursors(dst []byte) []byte {
 	defer s.mu.RUnlock()
 	for key, l := range s.lanes {
 		l.mu.Lock()
-		c := cursor{l.settled, l.backlog, l.failed, l.due}
+		c := cursor{l.settled, l.backlog, l.bytes, l.failed, l.due}
 		l.mu.Unlock()
 		dst = appendCursor(dst, key, c)
 	}
@@ -202,6 +203,7 @@ func appendCursor(dst []byte, key string, c cursor) []byte {
 	dst = appendText(dst, key)
 	dst = binary.AppendUvarint(dst, c.settled)
 	dst = binary.AppendUvarint(dst, c.backlog)
+	dst = binary.AppendUvarint(dst, c.bytes)
 	dst = binary.AppendUvarint(dst, uint64(c.failed))
 	return binary.AppendUvarint(dst, due)
 }
@@ -221,7 +223,7 @@ func parseCursors(b []byte) (map[string]cursor, string, error) {
 	cursors := make(map[string]cursor)
 	for len(r.rest) > 0 && !r.bad {
 		key := r.text()
-		c := cursor{settled: r.number(), backlog: r.number(), failed: int(r.number())}
+		c := cursor{settled: r.number(), backlog: r.number(), bytes: r.number(), failed: int(r.number())}
 		if due := r.number(); due > 0 {
 			c.due = time.Unix(0, int64(due))
 		}

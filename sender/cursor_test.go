@@ -7,7 +7,7 @@ import (
 
 func TestARecordOfCursorsSurvivesARoundTrip(t *testing.T) {
 	want := map[string]cursor{
-		"ep_1": {settled: 1 << 40, backlog: 7, failed: 3, due: time.Unix(1_800_000_000, 123)},
+		"ep_1": {settled: 1 << 40, backlog: 7, bytes: 900, failed: 3, due: time.Unix(1_800_000_000, 123)},
 		"ep_2": {},
 	}
 	record := appendText([]byte{cursorFormat}, "writer")
@@ -19,7 +19,7 @@ func TestARecordOfCursorsSurvivesARoundTrip(t *testing.T) {
 		t.Fatalf("got %v by %q: %v", got, writer, err)
 	}
 	for key, c := range want {
-		if g := got[key]; g.settled != c.settled || g.backlog != c.backlog || g.failed != c.failed || !g.due.Equal(c.due) {
+		if g := got[key]; g.settled != c.settled || g.backlog != c.backlog || g.bytes != c.bytes || g.failed != c.failed || !g.due.Equal(c.due) {
 			t.Errorf("%s: got %+v, want %+v", key, g, c)
 		}
 	}

@@ -193,12 +193,13 @@ func (d *Dispatcher) Remove(key string) {
 	}
 }
 
-// Stored tells the dispatcher that JetStream has stored an event of the lane at sequence. It must
+// Stored tells the dispatcher that JetStream has stored an event of the lane, with a payload of size
+// bytes, at sequence. It must
 // be called for every stored event: a lane without a consumer learns of its work here.
-func (d *Dispatcher) Stored(shard int, key string, sequence uint64) {
+func (d *Dispatcher) Stored(shard int, key string, sequence uint64, size int) {
 	d.shards[shard].sawSequence(sequence)
 	if l := d.shards[shard].lane(key); l != nil {
-		l.stored(sequence)
+		l.stored(sequence, size)
 	}
 }
 
@@ -213,6 +214,8 @@ func (d *Dispatcher) Look(shard int, key string) {
 type State struct {
 	// Backlog is how many events wait, the head included. It is exact up to the events of the moment.
 	Backlog uint64
+	// BacklogBytes is how many bytes their payloads have; after a kill, without those of the last moment.
+	BacklogBytes uint64
 	// OldestAt is when the head was stored; zero when there is none or it was not fetched yet.
 	OldestAt time.Time
 	// Attempt is how many attempts of the head have failed.

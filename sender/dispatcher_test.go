@@ -160,7 +160,7 @@ func (b *bench) store(key, id string, payload []byte) uint64 {
 func (b *bench) send(key string, ids ...string) {
 	b.t.Helper()
 	for _, id := range ids {
-		b.d.Stored(staffetta.Shard(key, 2), key, b.store(key, id, []byte("{}")))
+		b.d.Stored(staffetta.Shard(key, 2), key, b.store(key, id, []byte("{}")), 2)
 	}
 }
 
@@ -180,8 +180,8 @@ func TestAHeldLaneKeepsItsEventsAndDeliversThemInOrderOnceItOpens(t *testing.T) 
 		if got := r.ids(); len(got) > 0 {
 			t.Errorf("a held lane tried %v", got)
 		}
-		if s, _ := b.d.State("a"); s.Backlog != 40 {
-			t.Errorf("backlog %d, want 40", s.Backlog)
+		if s, _ := b.d.State("a"); s.Backlog != 40 || s.BacklogBytes != 80 {
+			t.Errorf("backlog %d of %d bytes, want 40 of 80", s.Backlog, s.BacklogBytes)
 		}
 		b.d.Set("a", r, Open)
 		pass(time.Second)
@@ -229,7 +229,7 @@ func TestARemovedLaneDeliversNothingMore(t *testing.T) {
 		b.send("a", "1", "2")
 		pass(time.Second)
 		b.d.Remove("a")
-		b.d.Stored(staffetta.Shard("a", 2), "a", 99)
+		b.d.Stored(staffetta.Shard("a", 2), "a", 99, 2)
 		pass(10 * time.Minute)
 		if got := r.ids(); !slices.Equal(got, []string{"1"}) {
 			t.Errorf("tried %v", got)
@@ -314,7 +314,7 @@ func TestLargeEventsComeOneByOneAndInOrder(t *testing.T) {
 				size = 1 << 20
 			}
 			sizes[id] = size
-			b.d.Stored(staffetta.Shard("a", 2), "a", b.store("a", id, bytes.Repeat([]byte{'x'}, size)))
+			b.d.Stored(staffetta.Shard("a", 2), "a", b.store("a", id, bytes.Repeat([]byte{'x'}, size)), size)
 		}
 		b.d.Set("a", r, Open)
 		pass(time.Second)

@@ -59,7 +59,7 @@ func TestAWaitingEventIsNeverPurged(t *testing.T) {
 		// Much more than purgeBytes around the held events, and more than pinnedBytes in all.
 		load := bytes.Repeat([]byte{'x'}, 1<<20)
 		for i := range 300 {
-			b.d.Stored(staffetta.Shard(other, 2), other, b.store(other, strconv.Itoa(i), load))
+			b.d.Stored(staffetta.Shard(other, 2), other, b.store(other, strconv.Itoa(i), load), len(load))
 		}
 		b.send("a", "3")
 		pass(10 * time.Minute)

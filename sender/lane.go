@@ -25,6 +25,7 @@ type lane struct {
 	settled uint64 // sequence of the last event that was accepted, dropped or discarded
 	tail    uint64 // highest sequence known to be stored for this lane
 	backlog uint64 // events from the head to the tail, see State
+	bytes   uint64 // of their payloads
 	// estimated says that backlog is from the cursor: after a kill it may lack the last events.
 	estimated bool
 
@@ -69,7 +70,7 @@ func (l *lane) set(t Target, mode Mode) {
 func (l *lane) discard() {
 	l.countDiscarded()
 	l.settled = max(l.settled, l.tail)
-	l.backlog, l.failed, l.lastError, l.headAt = 0, 0, "", time.Time{}
+	l.backlog, l.bytes, l.failed, l.lastError, l.headAt = 0, 0, 0, "", time.Time{}
 }
 
 // remove ends the lane for good.
@@ -96,9 +97,9 @@ func (l *lane) stop() {
 }
 
 // stored takes notice of an event in the stream.
-func (l *lane) stored(sequence uint64) {
+func (l *lane) stored(sequence uint64, size int) {
 	l.mu.Lock()
-	l.noticed(sequence)
+	l.noticed(sequence, size)
 	if l.mode == Discarding {
 		l.discard()
 		l.shard.touch(false)
@@ -110,13 +111,14 @@ func (l *lane) stored(sequence uint64) {
 
 // noticed counts an event at its first sight: the store's word and the event itself may come in
 // either order. The lock is held.
-func (l *lane) noticed(sequence uint64) {
+func (l *lane) noticed(sequence uint64, size int) {
 	if sequence > l.tail {
 		if l.mode == Held && l.tail == l.settled {
 			l.headAt = time.Now() // of an event that nobody will look at for long
 		}
 		l.tail = sequence
 		l.backlog++
+		l.bytes += uint64(size)
 	}
 }
 
@@ -127,7 +129,7 @@ func (l *lane) arrived(m *nats.Msg, p place) {
 		l.mu.Unlock()
 		return
 	}
-	l.noticed(p.sequence)
+	l.noticed(p.sequence, len(m.Data))
 	start := l.tryActivate()
 	l.mu.Unlock()
 	l.startIf(start)
@@ -221,7 +223,7 @@ func (l *lane) run(ctx context.Context) {
 		}
 		switch v.Action {
 		case staffetta.Deliver:
-			l.settle(m.Sequence)
+			l.settle(&m)
 		case staffetta.Retry:
 			l.wait(v.Wait, n, o)
 			return
@@ -277,16 +279,17 @@ func (l *lane) next(ctx context.Context, m *Message) (Target, int, Mode, bool) {
 	}
 }
 
-// settle records that everything up to sequence is done with.
-func (l *lane) settle(sequence uint64) {
+// settle records that everything up to m is done with.
+func (l *lane) settle(m *Message) {
 	l.mu.Lock()
-	l.settled = max(l.settled, sequence)
+	l.settled = max(l.settled, m.Sequence)
+	l.bytes -= min(l.bytes, uint64(len(m.Event.Payload)))
 	l.failed, l.lastError, l.headAt = 0, "", time.Time{}
 	if l.backlog > 0 {
 		l.backlog--
 	}
 	if l.settled >= l.tail {
-		l.backlog, l.trimming = 0, false
+		l.backlog, l.bytes, l.trimming = 0, 0, false
 	}
 	l.mu.Unlock()
 	l.shard.touch(false)
@@ -338,7 +341,7 @@ func (l *lane) drop(ctx context.Context, t Target, m *Message, n int, o staffett
 	for {
 		err := t.Drop(ctx, m, n, o)
 		if err == nil {
-			l.settle(m.Sequence)
+			l.settle(m)
 			l.shard.touch(true)
 			return true
 		}
@@ -361,7 +364,7 @@ func (l *lane) drop(ctx context.Context, t Target, m *Message, n int, o staffett
 func (l *lane) state() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := State{Backlog: l.backlog, OldestAt: l.headAt, NextAttemptAt: l.due, LastError: l.lastError, Settled: l.settled}
+	s := State{Backlog: l.backlog, BacklogBytes: l.bytes, OldestAt: l.headAt, NextAttemptAt: l.due, LastError: l.lastError, Settled: l.settled}
 	if l.tail > l.settled {
 		s.Backlog = max(s.Backlog, 1)
 		s.Attempt = l.failed

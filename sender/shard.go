@@ -165,7 +165,7 @@ func (l *lane) load(c cursor, tail uint64) {
 	if l.tail == l.settled {
 		return
 	}
-	l.backlog, l.estimated = max(c.backlog, 1), true
+	l.backlog, l.bytes, l.estimated = max(c.backlog, 1), c.bytes, true
 	l.failed, l.due = c.failed, c.due
 	if l.mode == Discarding {
 		l.discard()

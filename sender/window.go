@@ -179,7 +179,7 @@ func (w *window) open(ctx context.Context, l *lane) error {
 	switch pending := consumer.CachedInfo().NumPending; {
 	case pending == 0:
 		// Nothing behind the cursor: what was counted as stored is no longer there.
-		l.settled, l.backlog = max(l.settled, known), 0
+		l.settled, l.backlog, l.bytes = max(l.settled, known), 0, 0
 	case l.estimated:
 		l.backlog = pending
 	}

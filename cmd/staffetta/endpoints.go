@@ -29,6 +29,7 @@ type endpointsCommand struct {
 type endpoint struct {
 	staffetta.Endpoint
 	Backlog           uint64     `json:"backlog"`
+	BacklogBytes      uint64     `json:"backlog_bytes"`
 	OldestAt          *time.Time `json:"oldest_at"`
 	Attempt           int        `json:"attempt"`
 	NextAttemptAt     *time.Time `json:"next_attempt_at"`

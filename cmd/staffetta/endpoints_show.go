@@ -124,10 +124,18 @@ func (e *endpoint) backlogLine(now time.Time) string {
 	case e.Backlog == 0:
 		return "nothing"
 	case e.OldestAt == nil:
-		return count(e.Backlog, "event")
+		return count(e.Backlog, "event") + e.backlogSize()
 	default:
-		return count(e.Backlog, "event") + ", the first since " + when(*e.OldestAt, now)
+		return count(e.Backlog, "event") + ", the first since " + when(*e.OldestAt, now) + e.backlogSize()
 	}
+}
+
+// backlogSize is how large the waiting events are; empty where that is not known.
+func (e *endpoint) backlogSize() string {
+	if e.BacklogBytes == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", %.1f KiB", float64(e.BacklogBytes)/1024)
 }
 
 // waitsForLine is what the first waiting event waits for, and until when.

@@ -251,7 +251,7 @@ func endpointState(s *sender.Sender) func(string) (relay.State, bool) {
 		if !ok {
 			return relay.State{}, false
 		}
-		state := relay.State{Backlog: lane.Backlog, Attempt: lane.Attempt, LastError: lane.LastError, Settled: lane.Settled}
+		state := relay.State{Backlog: lane.Backlog, BacklogBytes: lane.BacklogBytes, Attempt: lane.Attempt, LastError: lane.LastError, Settled: lane.Settled}
 		state.OldestAt, state.NextAttemptAt = orNil(lane.OldestAt), orNil(lane.NextAttemptAt)
 		if health, ok := s.Health(id); ok {
 			state.LastSuccessAt, state.LastFailureAt = orNil(health.LastSuccessAt), orNil(health.LastFailureAt)
