@@ -327,6 +327,9 @@ func (b *batches) sendAll(ctx context.Context, lines <-chan inputLine) error {
 			}
 		case line, open := <-lines:
 			if !open {
+				if ctx.Err() != nil { // the reader ended for that reason
+					return errInterrupted
+				}
 				return b.flush(ctx)
 			}
 			if err := b.add(ctx, line); err != nil {
