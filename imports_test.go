@@ -27,8 +27,9 @@ var rooms = []struct {
 	{"sender", []string{""}, "ordered delivery is generic over what an attempt is, so it knows neither endpoints' API nor receivers"},
 	{"relay", []string{""}, "it tells the sender of changes through calls that the wiring connects"},
 	{"receiver", []string{"", "sender"}, "its hand-over rides on the sender's lanes and cursors: ordered delivery exists once"},
-	{"bench", []string{"", "embed", "sender", "relay", "receiver"}, "it starts the programs it measures, so it wires"},
-	{"cmd", []string{"", "embed", "sender", "relay", "receiver", "bench"}, "the wiring: one straight function a command"},
+	{"respondio", []string{""}, "its types are for programs that handle webhooks, so they come without a server, a queue or a sender"},
+	{"bench", []string{"", "respondio", "embed", "sender", "relay", "receiver"}, "it starts the programs it measures, so it wires"},
+	{"cmd", []string{"", "respondio", "embed", "sender", "relay", "receiver", "bench"}, "the wiring: one straight function a command"},
 }
 
 // testsMayImport are the rooms that a _test.go file may import whatever its own room; it may also
@@ -231,6 +232,9 @@ func TestTheImportRulesForbidWhatTheyShould(t *testing.T) {
 		{"receiver", modulePath + "/sender", false, true},
 		{"receiver", modulePath + "/relay", false, false},
 		{"sender", modulePath + "/receiver", false, false},
+		{"respondio", modulePath, false, true},
+		{"respondio", modulePath + "/receiver", false, false},
+		{"receiver", modulePath + "/respondio", false, false},
 		{"relay", modulePath + "/bench", false, false},
 		{"bench", modulePath + "/relay", false, true},
 		{"cmd/staffetta", modulePath + "/bench", false, true},

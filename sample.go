@@ -7,7 +7,7 @@ import (
 
 // samples holds one real event a type, and those of the message types in a folder of their own.
 //
-//go:embed respondio
+//go:embed respondio/*.json respondio/message-types/*.json
 var samples embed.FS
 
 // Sample is an example of an event of respond.io's, in its canonical form, for test sends, the

@@ -31,6 +31,9 @@ const (
 	ErrorLocal
 	// ErrorHeld: no attempt; the event was held for a disabled endpoint beyond what is held.
 	ErrorHeld
+	// ErrorTarget: what is not reached over HTTP (a database, a queue, a file, a function) failed, or
+	// refused the event.
+	ErrorTarget
 )
 
 var errorKindNames = [...]string{
@@ -44,6 +47,7 @@ var errorKindNames = [...]string{
 	ErrorProtocol:  "protocol",
 	ErrorLocal:     "local",
 	ErrorHeld:      "held",
+	ErrorTarget:    "target",
 }
 
 // ErrorKinds lists every kind, in order, for metrics that want all labels from the start.

@@ -38,7 +38,7 @@ func TestEveryKindOfErrorButOurOwnFaultIsTheEndpointsFailure(t *testing.T) {
 		case staffetta.ErrorHeld:
 			want = staffetta.Verdict{Action: staffetta.Drop}
 		case staffetta.ErrorTimeout, staffetta.ErrorRefused, staffetta.ErrorReset, staffetta.ErrorTLS,
-			staffetta.ErrorDNS, staffetta.ErrorForbidden, staffetta.ErrorProtocol:
+			staffetta.ErrorDNS, staffetta.ErrorForbidden, staffetta.ErrorProtocol, staffetta.ErrorTarget:
 		default:
 			t.Errorf("the kind %v has no line in this table", kind)
 		}
