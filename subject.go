@@ -21,6 +21,8 @@ const (
 	ReplayStream = "REPLAYS"
 	// NoticeStream keeps the mails that are still to be sent, and what the next digests will say.
 	NoticeStream = "NOTICES"
+	// JournalStream keeps what a receiver took in, in blocks, until every target has it.
+	JournalStream = "JOURNAL"
 	// RegistryBucket is the key-value bucket of workspaces, endpoints and API keys.
 	RegistryBucket = "REGISTRY"
 
@@ -28,6 +30,10 @@ const (
 	CursorSubjects     = "cursors.*"
 	DeadLetterSubjects = "dead.*.*"
 	IdempotencySubject = "idempotency"
+	// JournalSubjects and JournalKeySubjects are what a receiver's journal, and its IdempotencyStream,
+	// listen to.
+	JournalSubjects    = "journal.*"
+	JournalKeySubjects = "idempotency.*"
 	// AttemptSubject is where blocks of the attempt log are published.
 	AttemptSubject = "attempts"
 	// ReplaySubjects and ReplayRecordSubjects are all that ReplayStream listens to, and the records alone.
@@ -63,6 +69,16 @@ func EventSubject(shard int, endpoint string) string {
 
 // CursorSubject is where a shard's cursors are kept.
 func CursorSubject(shard int) string { return "cursors." + strconv.Itoa(shard) }
+
+// JournalSubject is where the blocks of a receiver's source are published.
+func JournalSubject(source string) string { return "journal." + source }
+
+// JournalKeySubject is where the keys of a source's events are recorded.
+func JournalKeySubject(source string) string { return "idempotency." + source }
+
+// FeedCursorSubject is where the cursor of a receiver's feed is kept. Its name is a subject token; one of
+// digits alone would stand where a shard's cursors do, so keep feeds and shards in stores of their own.
+func FeedCursorSubject(name string) string { return "cursors." + name }
 
 // DeadLetterSubject is where the dropped events of an endpoint are kept.
 func DeadLetterSubject(workspace, endpoint string) string {

@@ -35,8 +35,10 @@ var (
 
 // Sizes of the server that follow from what the relay puts through it.
 const (
-	// maxPayload holds an event of 1 MiB with its headers, and the cursors of a shard.
-	maxPayload = 2 << 20
+	// minMessage holds an event of 1 MiB with its headers, and the cursors of a shard; maxMessage is what
+	// a connection may have pending without being cut off, several times over.
+	minMessage = 2 << 20
+	maxMessage = 16 << 20
 	// A batch of 16 MiB of small events may go to one stream at once.
 	maxStreamQueueMessages = 100_000
 	maxStreamQueueBytes    = 256 << 20
@@ -64,6 +66,12 @@ type Config struct {
 	TrustCleanEnd bool
 	// SyncInterval is how much a power failure may cost: files are synced this often. Default 1 s.
 	SyncInterval time.Duration
+	// SyncAlways syncs every message before it is acknowledged: a power failure costs nothing then, and
+	// each message a write to the disk.
+	SyncAlways bool
+	// MaxMessage bounds one message with its headers, in bytes. Default 2 MiB, which holds an event of
+	// the relay and the cursors of a shard; at most 16 MiB.
+	MaxMessage int
 	// Listen opens a client port, as host:port; empty opens none. It needs a Token.
 	Listen string
 	// Token is what clients of the port must present.
@@ -87,6 +95,12 @@ func (c *Config) setDefaults() error {
 	}
 	if c.SyncInterval == 0 {
 		c.SyncInterval = time.Second
+	}
+	if c.MaxMessage == 0 {
+		c.MaxMessage = minMessage
+	}
+	if c.MaxMessage < minMessage || c.MaxMessage > maxMessage {
+		return fmt.Errorf("max message: must be between %d and %d", minMessage, maxMessage)
 	}
 	dir, err := filepath.Abs(c.Dir)
 	if err != nil {
@@ -140,7 +154,7 @@ func (s *Server) start(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	plan, err := openPlan(cfg.Dir, layout.Shards)
+	plan, err := openPlan(cfg.Dir, layout)
 	if err != nil {
 		return err
 	}
@@ -223,7 +237,7 @@ func options(cfg Config) (*server.Options, error) {
 		DontListen:                 cfg.Listen == "",
 		NoSigs:                     true,
 		Authorization:              cfg.Token,
-		MaxPayload:                 maxPayload,
+		MaxPayload:                 int32(cfg.MaxMessage),
 		MaxPending:                 maxPending,
 		StreamMaxBufferedMsgs:      maxStreamQueueMessages,
 		StreamMaxBufferedSize:      maxStreamQueueBytes,
@@ -231,6 +245,7 @@ func options(cfg Config) (*server.Options, error) {
 		DisableJetStreamBanner:     true,
 		StoreDir:                   cfg.Dir,
 		SyncInterval:               cfg.SyncInterval,
+		SyncAlways:                 cfg.SyncAlways,
 		JetStreamMaxMemory:         cfg.MaxMemory,
 		JetStreamMaxStore:          cfg.MaxStore,
 		JetStreamRequestQueueLimit: maxRequests,

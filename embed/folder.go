@@ -81,16 +81,18 @@ type plan struct {
 
 	Format int `json:"format"`
 	Shards int `json:"shards"`
+	// Journal says that it is a receiver's.
+	Journal bool `json:"journal,omitempty"`
 	// Streams is nil until the plan was first recorded.
 	Streams []string `json:"streams"`
 }
 
 // openPlan reads the plan; at the first start it is still to be recorded.
-func openPlan(dir string, shards int) (*plan, error) {
+func openPlan(dir string, layout Layout) (*plan, error) {
 	p := &plan{path: filepath.Join(dir, planFile)}
 	raw, err := os.ReadFile(p.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		p.Format, p.Shards = planFormat, shards
+		p.Format, p.Shards, p.Journal = planFormat, layout.Shards, layout.Journal
 		return p, nil
 	}
 	if err != nil {
@@ -105,11 +107,21 @@ func openPlan(dir string, shards int) (*plan, error) {
 			ErrLayout, p.path, p.Format, planFormat)
 	case p.Format < 1 || p.Shards < 1:
 		return nil, fmt.Errorf("%w: %s has no format or no shards; restore it from a copy", ErrDamaged, p.path)
-	case p.Shards != shards:
+	case p.Journal != layout.Journal:
+		return nil, fmt.Errorf("%w: %s is the data folder of a %s; choose another for this program", ErrLayout, dir, p.owner())
+	case p.Shards != layout.Shards:
 		return nil, fmt.Errorf("%w: %s was made with %d shards, which is fixed at the first start, and not with %d; start with --shards %d",
-			ErrLayout, dir, p.Shards, shards, p.Shards)
+			ErrLayout, dir, p.Shards, layout.Shards, p.Shards)
 	}
 	return p, nil
+}
+
+// owner is the program that the folder is for.
+func (p *plan) owner() string {
+	if p.Journal {
+		return "receiver"
+	}
+	return "relay"
 }
 
 // unlisted are the streams of a layout that the folder need not hold: new ones, and those whose

@@ -15,6 +15,11 @@ type Layout struct {
 	// Shards is how many streams the events are spread over, 1 to staffetta.MaxShards. Default 64.
 	// It cannot be changed: an endpoint's shard follows from it.
 	Shards int
+	// Journal lays out a receiver's streams in place of a relay's; Shards is 1 then. JournalBytes bounds
+	// what is taken in and not purged yet: beyond it, nothing more is stored. Default, and at
+	// most: five eighths of Config.MaxStore.
+	Journal      bool
+	JournalBytes int64
 	// Replicas of every stream, for an external cluster: 1, 3 or 5. Default 1.
 	Replicas int
 	// DuplicateWindow is how long a repeated Nats-Msg-Id is recognised; the server keeps the ids of
@@ -65,6 +70,12 @@ func (l Layout) within(maxStore int64) (Layout, error) {
 	if l.AttemptBytes == 0 {
 		l.AttemptBytes = min(2<<30, maxStore/8)
 	}
+	if l.Journal && l.JournalBytes == 0 {
+		l.JournalBytes = maxStore / 8 * 5
+	}
+	if l.JournalBytes > maxStore/8*5 {
+		return l, fmt.Errorf("journal bytes: %d is more than five eighths of the store's %d", l.JournalBytes, maxStore)
+	}
 	if l.AttemptBytes > maxStore {
 		return l, fmt.Errorf("attempt log bytes: %d is more than the store's %d", l.AttemptBytes, maxStore)
 	}
@@ -75,7 +86,12 @@ func (l Layout) within(maxStore int64) (Layout, error) {
 }
 
 func (l Layout) withDefaults() (Layout, error) {
-	if l.Shards == 0 {
+	switch {
+	case l.Journal && l.Shards > 1:
+		return l, fmt.Errorf("shards: a journal has one")
+	case l.Journal:
+		l.Shards = 1
+	case l.Shards == 0:
 		l.Shards = 64
 	}
 	if l.Replicas == 0 {
@@ -112,6 +128,8 @@ func (l Layout) withDefaults() (Layout, error) {
 		return l, fmt.Errorf("attempt log age: must be at least 1s")
 	case l.AttemptBytes < 1<<20:
 		return l, fmt.Errorf("attempt log bytes: must be at least 1 MiB")
+	case l.Journal && l.JournalBytes < 1<<20:
+		return l, fmt.Errorf("journal bytes: must be at least 1 MiB")
 	case l.DeadLetterBytes < 1<<20:
 		return l, fmt.Errorf("dead letter bytes: must be at least 1 MiB")
 	}
@@ -130,13 +148,21 @@ func (l Layout) streams() []jetstream.StreamConfig {
 	keys := l.stream(staffetta.IdempotencyStream, staffetta.IdempotencySubject)
 	keys.MaxAge = l.IdempotencyAge
 
-	notices := l.stream(staffetta.NoticeStream, staffetta.NoticeSubjects)
-	notices.Discard = jetstream.DiscardNew // full is an error to who queues a mail, never a loss
-	notices.MaxMsgsPerSubject, notices.MaxMsgs, notices.MaxAge = 1, maxNotices, noticeAge
-
 	attempts := l.stream(staffetta.AttemptStream, staffetta.AttemptSubject)
 	attempts.MaxAge, attempts.MaxBytes = l.AttemptAge, l.AttemptBytes
 	attempts.Duplicates = min(attempts.Duplicates, l.AttemptAge)
+
+	if l.Journal {
+		keys.Subjects = []string{staffetta.JournalKeySubjects}
+		journal := l.stream(staffetta.JournalStream, staffetta.JournalSubjects)
+		journal.Discard = jetstream.DiscardNew // full is an error to who stores, never a loss
+		journal.MaxBytes, journal.Duplicates = l.JournalBytes, l.DuplicateWindow
+		return []jetstream.StreamConfig{attempts, cursors, dead, keys, journal}
+	}
+
+	notices := l.stream(staffetta.NoticeStream, staffetta.NoticeSubjects)
+	notices.Discard = jetstream.DiscardNew // full is an error to who queues a mail, never a loss
+	notices.MaxMsgsPerSubject, notices.MaxMsgs, notices.MaxAge = 1, maxNotices, noticeAge
 
 	replays := l.stream(staffetta.ReplayStream, staffetta.ReplaySubjects)
 	replays.MaxMsgsPerSubject, replays.MaxMsgs, replays.MaxAge = 1, maxReplays, replayAge
@@ -187,6 +213,9 @@ func (l Layout) names() []string {
 	names := make([]string, 0, len(configs)+1)
 	for _, c := range configs {
 		names = append(names, c.Name)
+	}
+	if l.Journal {
+		return names
 	}
 	return append(names, registryStream)
 }

@@ -50,7 +50,7 @@ func provision(ctx context.Context, js jetstream.JetStream, l Layout, have map[s
 			return nil
 		})
 	}
-	if info := have[registryStream]; info == nil || info.Config.Replicas != l.Replicas {
+	if info := have[registryStream]; !l.Journal && (info == nil || info.Config.Replicas != l.Replicas) {
 		g.Go(func() error {
 			if _, err := js.CreateOrUpdateKeyValue(ctx, l.registry()); err != nil {
 				return fmt.Errorf("provision bucket %s: %w", staffetta.RegistryBucket, err)

@@ -103,3 +103,12 @@ func (a *healthAnswer) Write(b []byte) (int, error) {
 	a.body = append(a.body, b...)
 	return len(b), nil
 }
+
+// FileSystemSize is how large the file system of a folder is, in bytes.
+func FileSystemSize(dir string) (int64, error) {
+	_, size, err := diskSpace(dir)
+	if err != nil {
+		return 0, fmt.Errorf("measure file system of %s: %w", dir, err)
+	}
+	return size, nil
+}
