@@ -28,6 +28,10 @@ build: ## build ./bin/staffetta
 test: ## run every test that needs nothing but Go
 	go test ./...
 
+.PHONY: test-all
+test-all: ## run every test, those too that need PostgreSQL (started from this machine's packages)
+	.ci/postgres sh -c 'go test $$(go list ./... | grep -v /receiver) && go test -count=1 ./receiver/...'
+
 .PHONY: race
 race: export CGO_ENABLED := 1
 race: ## run the tests under the race detector (needs a C compiler)

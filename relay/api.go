@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"path"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/semaphore"
@@ -121,24 +119,6 @@ const (
 	adminKey
 )
 
-// operation is one method of one path.
-type operation struct {
-	method, path string
-	permission   permission
-	serve        func(*http.Request) (answer, error)
-}
-
-// answer is what a request comes to when it is no error.
-type answer struct {
-	status   int
-	body     any // JSON, or nothing where it is nil
-	location string
-	// stream writes the whole answer itself, in place of body.
-	stream func(http.ResponseWriter)
-	// done is called once all is written; it may be nil.
-	done func()
-}
-
 // heavy bounds how many requests are served at once that hold much of the store in memory, from the
 // first read to the last write of the answer.
 func (a *API) heavy(serve func(*http.Request) (answer, error)) func(*http.Request) (answer, error) {
@@ -190,8 +170,8 @@ func (a *API) operations() []operation {
 		{"POST", endpoint + "/disable", workspaceKey, a.disableEndpoint},
 		{"POST", endpoint + "/test", workspaceKey, a.testEndpoint},
 		{"POST", endpoint + "/rotate-key", workspaceKey, a.rotateKey},
-		{"GET", workspace + "/attempts", workspaceKey, a.listAttempts},
-		{"GET", workspace + "/attempts/follow", workspaceKey, a.followAttempts},
+		{"GET", workspace + "/attempts", workspaceKey, a.ofAttempts((*attemptScope).list)},
+		{"GET", workspace + "/attempts/follow", workspaceKey, a.ofAttempts((*attemptScope).follow)},
 		{"GET", workspace + "/events/{event}", workspaceKey, a.heavy(a.getEvent)},
 		{"GET", letters, workspaceKey, a.heavy(a.listDeadLetters)},
 		{"DELETE", letters, workspaceKey, a.deleteDeadLetters},
@@ -215,87 +195,9 @@ var servedElsewhere = map[string]string{
 
 // Handler serves the API. Whatever it is asked, it answers JSON or a problem document.
 func (a *API) Handler() http.Handler {
-	mux := http.NewServeMux()
-	for _, op := range a.operations() {
-		mux.HandleFunc(op.method+" "+op.path, func(w http.ResponseWriter, r *http.Request) { a.handle(w, r, op) })
-	}
-	for path, method := range servedElsewhere {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) { writeProblem(w, problemMethod(method)) })
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer a.recoverPanic(w, r)
-		// The mux would redirect a path that is not clean.
-		if r.URL.Path != path.Clean(r.URL.Path) {
-			writeProblem(w, problemNoRoute())
-			return
-		}
-		if fallback, pattern := mux.Handler(r); pattern == "" {
-			writeProblem(w, unrouted(fallback, r))
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
-}
-
-// unrouted asks the mux's own handler whether the path or the method is unknown.
-func unrouted(fallback http.Handler, r *http.Request) Problem {
-	probe := headerProbe{}
-	fallback.ServeHTTP(probe, r)
-	if allow := http.Header(probe).Get("Allow"); allow != "" {
-		return problemMethod(allow)
-	}
-	return problemNoRoute()
-}
-
-// headerProbe is a ResponseWriter that keeps the headers alone.
-type headerProbe http.Header
-
-func (p headerProbe) Header() http.Header            { return http.Header(p) }
-func (p headerProbe) Write(text []byte) (int, error) { return len(text), nil }
-func (p headerProbe) WriteHeader(int)                {}
-
-func (a *API) recoverPanic(w http.ResponseWriter, r *http.Request) {
-	if cause := recover(); cause != nil {
-		a.fail(w, r, fmt.Errorf("panic: %v", cause))
-	}
-}
-
-func (a *API) handle(w http.ResponseWriter, r *http.Request, op operation) {
-	if err := a.permit(r, op.permission); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	result, err := op.serve(r)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	if result.done != nil {
-		defer result.done()
-	}
-	if result.stream != nil {
-		result.stream(w)
-		return
-	}
-	var body []byte
-	if raw, ok := result.body.(jsontext.Value); ok {
-		body = raw
-	} else if result.body != nil {
-		// What an endpoint answered may not be UTF-8.
-		if body, err = json.Marshal(result.body, jsontext.AllowInvalidUTF8(true), json.Deterministic(true)); err != nil {
-			a.fail(w, r, fmt.Errorf("write answer: %w", err))
-			return
-		}
-		w.Header().Set("Cache-Control", "no-store") // it may have a key in it
-	}
-	if body != nil {
-		w.Header().Set("Content-Type", "application/json")
-	}
-	if result.location != "" {
-		w.Header().Set("Location", result.location)
-	}
-	w.WriteHeader(result.status)
-	_, _ = w.Write(body) // a client that has gone needs no answer
+	return (&router{
+		operations: a.operations(), elsewhere: servedElsewhere, permit: a.permit, noRoute: problemNoRoute(), log: a.cfg.Log,
+	}).handler()
 }
 
 func (a *API) permit(r *http.Request, p permission) error {
@@ -314,16 +216,6 @@ func (a *API) permit(r *http.Request, p permission) error {
 	default:
 		return problemForbidden()
 	}
-}
-
-// fail answers with the problem that the error is, and logs those that are ours.
-func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := problemFor(err)
-	if p.Status >= http.StatusInternalServerError {
-		a.cfg.Log.Error().Err(err).Int("status", p.Status).Str("method", r.Method).Str("route", r.Pattern).
-			Str("workspace", r.PathValue("workspace")).Str("endpoint", r.PathValue("endpoint")).Msg("cannot answer a request")
-	}
-	writeProblem(w, p)
 }
 
 func (a *API) getOpenAPI(*http.Request) (answer, error) {

@@ -148,26 +148,26 @@ func acceptsNDJSON(r *http.Request) bool {
 // exportDeadLetters streams all letters that match. An export that breaks off ends with a problem
 // document as its last line.
 func (a *API) exportDeadLetters(w http.ResponseWriter, r *http.Request, letters *DeadLetters, f *letterFilter) {
+	// The request's own context is used again by the server once the client has gone.
+	ctx, extend := context.Background(), extendWrites(w, r)
 	w.Header().Set("Content-Type", ndjson)
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
-	// The request's own context is used again by the server once the client has gone.
-	ctx, extend := context.Background(), extendWrites(r)
 	if err := letters.writeAll(ctx, f, w, extend); err != nil && !errors.Is(err, errGone) {
 		a.cfg.Log.Error().Err(err).Str("workspace", f.workspace).Msg("cannot finish an export of dead letters")
 		_, _ = w.Write(append(problemFor(err).AppendJSON(nil), '\n'))
 	}
 }
 
-// extendWrites gives a function that puts off the deadline for writing an answer: an export may take
-// longer than any other, as long as the client reads on.
-func extendWrites(r *http.Request) func() error {
-	conn := connectionOf(r).conn
-	if conn == nil {
-		return func() error { return nil }
+// extendWrites gives a function that puts off the deadline for writing an answer: a stream may take
+// longer than any other, as long as the client reads on. It is called before the first write.
+func extendWrites(w http.ResponseWriter, r *http.Request) func() error {
+	extend := http.NewResponseController(w).SetWriteDeadline
+	if conn := connectionOf(r).conn; conn != nil {
+		extend = conn.SetWriteDeadline
 	}
 	return func() error {
-		if err := conn.SetWriteDeadline(time.Now().Add(readTimeout)); err != nil {
+		if err := extend(time.Now().Add(readTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return errors.Join(errGone, err)
 		}
 		return nil

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"net/http"
 	"net/url"
 	"slices"
@@ -78,20 +79,56 @@ func (a *API) logOf(r *http.Request) (*AttemptLog, staffetta.Workspace, error) {
 // attemptParameters are those of a filter of attempts.
 var attemptParameters = []string{"endpoint", "event_id", "event_type", "outcome", "status", "since", "until"}
 
-// attemptFilterOf reads the filter of a request.
-func attemptFilterOf(ws staffetta.Workspace, query url.Values) (AttemptFilter, error) {
+// attemptScope is the part of a log that a request may read.
+type attemptScope struct {
+	log       *AttemptLog
+	workspace string
+	// created is the workspace's: what is older is of another one under its id.
+	created time.Time
+	// checkEndpoint refuses what cannot be an endpoint's id; nil takes any text.
+	checkEndpoint func(id string) error
+	// permitted is asked again while the log is followed.
+	permitted func() bool
+	// stopping is closed when the server begins to stop, or nil.
+	stopping <-chan struct{}
+}
+
+// ofAttempts is an operation on the attempts of the path's workspace.
+func (a *API) ofAttempts(serve func(*attemptScope, *http.Request) (answer, error)) func(*http.Request) (answer, error) {
+	return func(r *http.Request) (answer, error) {
+		log, ws, err := a.logOf(r)
+		if err != nil {
+			return answer{}, err
+		}
+		// The server uses a request again once its client has gone: a stream keeps nothing of it.
+		token := bytes.Clone(bearerToken([]byte(r.Header.Get("Authorization"))))
+		return serve(&attemptScope{
+			log: log, workspace: ws.ID, created: ws.CreatedAt, checkEndpoint: checkEndpointFilter, stopping: connectionOf(r).stopping,
+			permitted: func() bool {
+				access := a.cfg.Registry.Authorize(ws.ID, token)
+				_, err := a.cfg.Registry.Workspace(ws.ID)
+				return err == nil && (access == AccessAdmin || access == AccessWorkspace)
+			},
+		}, r)
+	}
+}
+
+// filterOf reads the filter of a request.
+func (s *attemptScope) filterOf(query url.Values) (AttemptFilter, error) {
 	f := AttemptFilter{
-		Workspace: ws.ID, Endpoint: query.Get("endpoint"), EventID: query.Get("event_id"),
+		Workspace: s.workspace, Endpoint: query.Get("endpoint"), EventID: query.Get("event_id"),
 		EventType: query.Get("event_type"), Outcome: query.Get("outcome"), Status: query.Get("status"),
 	}
-	if err := checkEndpointFilter(f.Endpoint); err != nil {
-		return f, err
+	if s.checkEndpoint != nil {
+		if err := s.checkEndpoint(f.Endpoint); err != nil {
+			return f, err
+		}
 	}
 	var err error
 	if f.Since, err = timeOf("since", query.Get("since")); err != nil {
 		return f, err
 	}
-	f.Since = later(f.Since, ws.CreatedAt)
+	f.Since = later(f.Since, s.created)
 	if f.Until, err = timeOf("until", query.Get("until")); err != nil {
 		return f, err
 	}
@@ -118,16 +155,13 @@ func attemptPageOf(query url.Values) (before *LogPosition, limit int, err error)
 	return before, limit, nil
 }
 
-func (a *API) listAttempts(r *http.Request) (answer, error) {
-	log, ws, err := a.logOf(r)
-	if err != nil {
-		return answer{}, err
-	}
+// list answers with a page of attempts, newest first.
+func (s *attemptScope) list(r *http.Request) (answer, error) {
 	query, err := queryOf(r, slices.Concat(attemptParameters, pageParameters)...)
 	if err != nil {
 		return answer{}, err
 	}
-	filter, err := attemptFilterOf(ws, query)
+	filter, err := s.filterOf(query)
 	if err != nil {
 		return answer{}, err
 	}
@@ -135,7 +169,7 @@ func (a *API) listAttempts(r *http.Request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	page, err := log.Query(r.Context(), filter, before, limit)
+	page, err := s.log.Query(r.Context(), filter, before, limit)
 	if err != nil {
 		return answer{}, err
 	}

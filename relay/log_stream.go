@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -19,19 +18,14 @@ const (
 	eventStream     = "text/event-stream"
 )
 
-// followAttempts streams attempts as server-sent events from now on, or from behind the
-// Last-Event-ID that a client gives when it comes back.
-func (a *API) followAttempts(r *http.Request) (answer, error) {
-	log, ws, err := a.logOf(r)
-	if err != nil {
-		return answer{}, err
-	}
-	workspace := ws.ID
+// follow streams attempts as server-sent events from now on, or from behind the Last-Event-ID that a
+// client gives when it comes back.
+func (s *attemptScope) follow(r *http.Request) (answer, error) {
 	query, err := queryOf(r, attemptParameters...)
 	if err != nil {
 		return answer{}, err
 	}
-	filter, err := attemptFilterOf(ws, query)
+	filter, err := s.filterOf(query)
 	if err != nil {
 		return answer{}, err
 	}
@@ -43,13 +37,8 @@ func (a *API) followAttempts(r *http.Request) (answer, error) {
 		}
 		after = &position
 	}
-	// The server uses a request again once its client has gone: the stream keeps nothing of it.
-	s := &followStream{
-		ended: connectionOf(r).stopping, extend: extendWrites(r),
-		token: bytes.Clone(bearerToken([]byte(r.Header.Get("Authorization")))),
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	news, err := log.Follow(ctx, filter)
+	ctx, cancel := context.WithCancel(r.Context())
+	news, err := s.log.Follow(ctx, filter)
 	if err != nil {
 		cancel()
 		if errors.Is(err, errFollowers) {
@@ -61,14 +50,9 @@ func (a *API) followAttempts(r *http.Request) (answer, error) {
 	}
 	return answer{status: http.StatusOK, stream: func(w http.ResponseWriter) {
 		defer cancel()
-		s.w = w
-		s.permitted = func() bool {
-			access := a.cfg.Registry.Authorize(workspace, s.token)
-			_, err := a.cfg.Registry.Workspace(workspace)
-			return err == nil && (access == AccessAdmin || access == AccessWorkspace)
-		}
-		if s.begin() == nil && s.catchUp(ctx, log, filter, after) == nil {
-			s.run(news)
+		f := &followStream{w: w, extend: extendWrites(w, r), ended: s.stopping, permitted: s.permitted}
+		if f.begin() == nil && f.catchUp(ctx, s.log, filter, after) == nil {
+			f.run(news)
 		}
 	}}, nil
 }
@@ -76,7 +60,6 @@ func (a *API) followAttempts(r *http.Request) (answer, error) {
 // followStream is one client that follows.
 type followStream struct {
 	w         http.ResponseWriter
-	token     []byte
 	ended     <-chan struct{} // the server stops
 	extend    func() error
 	permitted func() bool

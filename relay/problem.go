@@ -73,7 +73,7 @@ func problemMethod(allow string) Problem {
 
 // problemUnavailable asks to try again in a second.
 func problemUnavailable() Problem {
-	p := newProblem(http.StatusServiceUnavailable, "unavailable", "the relay cannot store or read this now; try again")
+	p := newProblem(http.StatusServiceUnavailable, "unavailable", "this cannot be stored or read now; try again")
 	p.RetryAfter = 1
 	return p
 }
@@ -105,7 +105,7 @@ func problemFor(err error) Problem {
 	case errors.Is(err, ErrUnavailable), errors.Is(err, errPressure), errors.Is(err, errConflict):
 		return problemUnavailable()
 	default:
-		return newProblem(http.StatusInternalServerError, "internal", "an error of the relay; its log says more")
+		return newProblem(http.StatusInternalServerError, "internal", "an error of the program; its log says more")
 	}
 }
 

@@ -23,14 +23,13 @@ type cursor struct {
 	due     time.Time // when it may be tried again; zero for at once
 }
 
-// record is the writing of a shard's cursors: one message, replaced as a whole.
+// record is the writing of a shard's cursors.
 type record struct {
 	dirty  atomic.Bool
 	since  atomic.Int64  // when it became so, in nanoseconds since 1970
 	wake   chan struct{} // something changed
 	urgent chan struct{} // and must not wait for the interval
-	last   uint64        // sequence of the message that is the record now; only the writer touches it
-	lost   bool          // the answer to the last write never came: look before the next
+	kept   keptRecord    // made by readCursors; from then on only the writer touches it
 	buffer []byte
 }
 
@@ -97,82 +96,120 @@ func (s *shard) writeCursors(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	if s.record.lost {
-		if err := s.findOwnRecord(ctx); err != nil {
-			s.record.dirty.Store(true)
-			return err
-		}
-	}
-	s.record.buffer = s.appendCursors(s.record.buffer[:0])
-	m := &nats.Msg{Subject: staffetta.CursorSubject(s.n), Data: s.record.buffer}
-	ack, err := s.d.cfg.JetStream.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(s.record.last))
-	var api *jetstream.APIError
-	switch {
-	case err == nil:
-		s.record.last = ack.Sequence
-		return nil
-	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
-		return s.whoseRecord(ctx)
-	default:
-		s.record.lost = true
+	if err := s.record.kept.settle(ctx); err != nil {
 		s.record.dirty.Store(true)
 		return fmt.Errorf("write cursors of shard %d: %w", s.n, err)
 	}
-}
-
-// whoseRecord tells a second owner from a write of our own whose answer came too late to be heard;
-// after that one the next write goes on.
-func (s *shard) whoseRecord(ctx context.Context) error {
-	s.record.dirty.Store(true)
-	_, writer, err := s.fetchCursors(ctx)
-	switch {
-	case err != nil:
-		return err
-	case writer != s.d.id:
-		return fmt.Errorf("write cursors of shard %d: %w", s.n, ErrShardTaken)
+	s.record.buffer = s.appendCursors(s.record.buffer[:0])
+	if err := s.record.kept.write(ctx, s.record.buffer); err != nil {
+		s.record.dirty.Store(true)
+		return fmt.Errorf("write cursors of shard %d: %w", s.n, err)
 	}
-	return fmt.Errorf("write cursors of shard %d: an earlier write was late", s.n)
-}
-
-// findOwnRecord learns what became of a write without an answer.
-func (s *shard) findOwnRecord(ctx context.Context) error {
-	before := s.record.last
-	_, writer, err := s.fetchCursors(ctx)
-	if err != nil {
-		return err
-	}
-	if s.record.last != before && writer != s.d.id {
-		return fmt.Errorf("read cursors of shard %d: %w", s.n, ErrShardTaken)
-	}
-	s.record.lost = false
 	return nil
 }
 
 // readCursors gives the cursors as they were kept last.
 func (s *shard) readCursors(ctx context.Context) (map[string]cursor, error) {
-	cursors, _, err := s.fetchCursors(ctx)
-	return cursors, err
+	s.record.kept = keptRecord{js: s.d.cfg.JetStream, subject: staffetta.CursorSubject(s.n), writer: s.d.id}
+	data, err := s.record.kept.read(ctx)
+	if err != nil || data == nil {
+		return nil, err
+	}
+	cursors, _, err := parseCursors(data)
+	if err != nil {
+		return nil, fmt.Errorf("read cursors of shard %d: %w", s.n, err)
+	}
+	return cursors, nil
 }
 
-func (s *shard) fetchCursors(ctx context.Context) (map[string]cursor, string, error) {
-	stream, err := s.d.cfg.JetStream.Stream(ctx, staffetta.CursorStream)
+// keptRecord is one message on a subject of its own, replaced as a whole by every write. Its first byte
+// is its format, then comes the text that its writer goes by. A write expects to follow the one before,
+// so that a second writer is found out at its or our next write.
+type keptRecord struct {
+	js      jetstream.JetStream
+	subject string
+	writer  string
+	last    uint64 // sequence of the message that is the record now
+	lost    bool   // the answer to the last write never came: look before the next
+}
+
+// read gives the record of the moment; nil where there is none.
+func (k *keptRecord) read(ctx context.Context) ([]byte, error) {
+	stream, err := k.js.Stream(ctx, staffetta.CursorStream)
 	if err != nil {
-		return nil, "", fmt.Errorf("open stream %s: %w", staffetta.CursorStream, err)
+		return nil, fmt.Errorf("open stream %s: %w", staffetta.CursorStream, err)
 	}
-	m, err := stream.GetLastMsgForSubject(ctx, staffetta.CursorSubject(s.n))
+	m, err := stream.GetLastMsgForSubject(ctx, k.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		s.record.last = 0
-		return nil, "", nil
+		k.last = 0
+		return nil, nil
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("read cursors of shard %d: %w", s.n, err)
+		return nil, fmt.Errorf("read %s: %w", k.subject, err)
 	}
-	s.record.last = m.Sequence
-	cursors, writer, err := parseCursors(m.Data)
+	k.last = m.Sequence
+	return m.Data, nil
+}
+
+// readOwner reads the record, and who wrote it.
+func (k *keptRecord) readOwner(ctx context.Context) (string, error) {
+	data, err := k.read(ctx)
+	if err != nil || data == nil {
+		return "", err
+	}
+	r := recordReader{rest: data[min(1, len(data)):]}
+	if writer := r.text(); !r.bad {
+		return writer, nil
+	}
+	return "", fmt.Errorf("read %s: %w", k.subject, errRecord)
+}
+
+// settle learns what became of a write without an answer.
+func (k *keptRecord) settle(ctx context.Context) error {
+	if !k.lost {
+		return nil
+	}
+	before := k.last
+	writer, err := k.readOwner(ctx)
 	if err != nil {
-		return nil, "", fmt.Errorf("read cursors of shard %d: %w", s.n, err)
+		return err
 	}
-	return cursors, writer, nil
+	if k.last != before && writer != k.writer {
+		return ErrShardTaken
+	}
+	k.lost = false
+	return nil
+}
+
+// write replaces the record; settle must have succeeded. It returns ErrShardTaken where another
+// writer has replaced it since.
+func (k *keptRecord) write(ctx context.Context, data []byte) error {
+	m := &nats.Msg{Subject: k.subject, Data: data}
+	ack, err := k.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(k.last))
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		k.last = ack.Sequence
+		return nil
+	case errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return k.whose(ctx)
+	default:
+		k.lost = true
+		return err
+	}
+}
+
+// whose tells a second writer from a write of our own whose answer came too late to be heard; after
+// that one the next write goes on.
+func (k *keptRecord) whose(ctx context.Context) error {
+	writer, err := k.readOwner(ctx)
+	switch {
+	case err != nil:
+		return err
+	case writer != k.writer:
+		return ErrShardTaken
+	}
+	return errors.New("an earlier write was late")
 }
 
 // cursorFormat is the first byte of a record. Behind it stand, each text with its length before

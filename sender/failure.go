@@ -22,6 +22,35 @@ var (
 	errInterim      = errors.New("too many interim responses")
 )
 
+// Step is what an exchange was at when it failed.
+type Step uint8
+
+// The steps.
+const (
+	// StepDial: resolving the name and connecting.
+	StepDial Step = iota
+	// StepTLS: the handshake.
+	StepTLS
+	// StepRequest: sending, and waiting for the first byte of the answer.
+	StepRequest
+	// StepResponse: a part of the answer's head had come.
+	StepResponse
+)
+
+// FailureOutcome turns a failure of the network into an outcome; late says that the deadline of the
+// whole exchange has passed. An err that is not of the network counts as a closed connection. No
+// address, query, header or key is in the text.
+func FailureOutcome(err error, at Step, late bool) staffetta.Outcome {
+	switch at {
+	case StepDial:
+		return dialOutcome(err, late)
+	case StepTLS:
+		return dialOutcome(&tlsError{err}, late)
+	default:
+		return exchangeOutcome(err, at == StepResponse)
+	}
+}
+
 // dialOutcome turns the failure to get a connection into an outcome; late says that the deadline
 // has passed. The texts are for the endpoint's owner: no address, query, header or key is in them.
 func dialOutcome(err error, late bool) staffetta.Outcome {
@@ -147,7 +176,7 @@ func localOutcome(err error) staffetta.Outcome {
 	case errors.Is(err, fasthttp.ErrNoFreeConns):
 		return failed(staffetta.ErrorLocal, "too many connections to this host are open")
 	default:
-		return failed(staffetta.ErrorLocal, "the relay's machine has no free socket, port or memory")
+		return failed(staffetta.ErrorLocal, "this machine has no free socket, port or memory")
 	}
 }
 

@@ -11,14 +11,13 @@ import (
 
 // attemptsCommand is staffetta attempts.
 type attemptsCommand struct {
-	clientFlags
-	filterFlags
-	EventID string `help:"Only of this event." placeholder:"ID"`
+	eitherFlags
+	eventFilterFlags
 	Outcome string `help:"Only those that came to this: delivered, retry or dropped." enum:",delivered,retry,dropped" default:"" placeholder:"OUTCOME"`
 	Status  string `help:"Only those with this status (500), of this class (5xx), or with this error (timeout, refused, reset, tls, dns, forbidden_address, protocol)." placeholder:"STATUS"`
 	Limit   *int   `help:"Show this many at most; 0: all. Default: 50, and with --follow the last 10." placeholder:"N"`
 	Follow  bool   `short:"f" help:"Then show new attempts as they end, until Ctrl-C."`
-	JSON    bool   `help:"Print one JSON object a line, as the relay gives them."`
+	jsonLines
 }
 
 const (
@@ -39,7 +38,7 @@ func (a *attemptsCommand) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	p := newAttemptPrinter(s, a)
+	p := newAttemptPrinter(s, c, a)
 	if a.Follow {
 		return newFollower(s, c, query, limit, p).run()
 	}
@@ -52,7 +51,7 @@ func (a *attemptsCommand) Run(s *surroundings) error {
 	case err != nil || a.JSON:
 		return err
 	case shown == 0:
-		return printLine(s.stdout, "No attempts"+a.matching()+". The log keeps them for 72 hours unless the relay's --log-retention says otherwise.")
+		return printLine(s.stdout, "No attempts"+matching(query)+retention(c))
 	case more:
 		_, _ = fmt.Fprintf(s.stderr, "These are the newest %d; --limit shows more (0: all), --since and --until others.\n", shown)
 	}
@@ -73,19 +72,27 @@ func (a *attemptsCommand) check() (query url.Values, limit int, err error) {
 	case a.Follow:
 		limit = attemptsBefore
 	}
-	query, err = a.query("event_id", a.EventID, "outcome", a.Outcome, "status", a.Status)
+	query, err = a.query("outcome", a.Outcome, "status", a.Status)
 	return query, limit, err
 }
 
 // matching reminds of a filter that left nothing over.
-func (a *attemptsCommand) matching() string {
-	if query, err := a.query("event_id", a.EventID, "outcome", a.Outcome, "status", a.Status); err == nil && len(query) > 0 {
-		return " match"
+func matching(query url.Values) string {
+	if len(query) > 0 {
+		return " match."
 	}
-	return " yet"
+	return " yet."
 }
 
-// attempt is an attempt as the relay shows it.
+// retention reminds of how far back a relay's log goes.
+func retention(c *client) string {
+	if c.ofReceiver() {
+		return ""
+	}
+	return " The log keeps them for 72 hours unless the relay's --log-retention says otherwise."
+}
+
+// attempt is an attempt as the service shows it.
 type attempt struct {
 	ID         string    `json:"id"`
 	EventID    string    `json:"event_id"`
@@ -104,13 +111,16 @@ type attempt struct {
 
 // result is the status, or the kind of error.
 func (a *attempt) result() string {
-	if a.Error != "" {
+	switch {
+	case a.Error != "":
 		return a.Error
+	case a.Status == 0: // what is not reached over HTTP took it
+		return "ok"
 	}
 	return strconv.Itoa(a.Status)
 }
 
-// failure is why it failed, as the relay says it of an endpoint.
+// failure is why it failed, as the service says it of an endpoint.
 func (a *attempt) failure() string {
 	switch {
 	case a.Error == "":
@@ -144,13 +154,14 @@ var outcomeColours = map[string]colour{"delivered": green, "retry": yellow, "dro
 // column.
 type attemptPrinter struct {
 	s                    *surroundings
+	place                string // what the service calls where events go
 	json                 bool
 	noEndpoint, noEvents bool
 	table                table
 }
 
-func newAttemptPrinter(s *surroundings, a *attemptsCommand) *attemptPrinter {
-	return &attemptPrinter{s: s, json: a.JSON, noEndpoint: a.Endpoint != "", noEvents: a.EventID != ""}
+func newAttemptPrinter(s *surroundings, c *client, a *attemptsCommand) *attemptPrinter {
+	return &attemptPrinter{s: s, place: c.at.place, json: a.JSON, noEndpoint: a.Endpoint != "", noEvents: a.EventID != ""}
 }
 
 // print prints attempts in the order in which they are given.
@@ -184,7 +195,7 @@ func (p *attemptPrinter) add(a *attempt) {
 		row = append(row, left(a.EventType), left(a.EventID))
 	}
 	if !p.noEndpoint {
-		head = append(head, "ENDPOINT")
+		head = append(head, strings.ToUpper(p.place))
 		row = append(row, left(a.Endpoint))
 	}
 	p.table.head = append(head, "NOTE")

@@ -57,7 +57,7 @@ func (f *follower) run() error {
 		if time.Since(begun) > followRetryMost {
 			wait = followRetry
 		}
-		f.say("the connection to the relay was lost; trying again")
+		f.say("the connection to the " + f.client.at.name + " was lost; trying again")
 		stream, err = f.reopen(&wait)
 	}
 	if f.s.ctx.Err() != nil {
@@ -80,7 +80,7 @@ func (f *follower) open() (*stream, error) {
 	return f.client.open(f.s.ctx, path, header)
 }
 
-// reopen tries until the relay is there again, or refuses for good.
+// reopen tries until the service is there again, or refuses for good.
 func (f *follower) reopen(wait *time.Duration) (*stream, error) {
 	for {
 		select {

@@ -8,10 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,83 +18,67 @@ import (
 )
 
 const (
-	// answerTimeout bounds one request to the relay.
+	// answerTimeout bounds one request.
 	answerTimeout = 30 * time.Second
 	// testTimeout bounds a test send, whose answer waits for the endpoint's: a relay's deadline is 5
 	// minutes at most.
 	testTimeout = 5*time.Minute + answerTimeout
+	// replayTimeout bounds a replay at a receiver, which answers once all of it is in line.
+	replayTimeout = 10 * time.Minute
 	// maxAnswer bounds what is read of an answer.
 	maxAnswer = 64 << 20
 	// pageSize is how many items of a list are asked for at a time.
 	pageSize = 500
 )
 
-// clientFlags say which relay a command talks to, and as whom.
-type clientFlags struct {
-	Relay     string `help:"URL of the relay's API." default:"http://127.0.0.1:8080" env:"STAFFETTA_URL,STAFFETTA_RELAY"`
-	Key       string `help:"The admin key, or an API key of the workspace. Default, for a relay on this machine: the file admin.key of its data folder." env:"STAFFETTA_KEY,STAFFETTA_ADMIN_KEY" aliases:"admin-key" placeholder:"KEY"`
-	Data      string `help:"Data folder of a relay on this machine, to read its admin key from." default:"./data" type:"path"`
-	Workspace string `help:"Workspace to work on." required:"" placeholder:"ID"`
-}
-
 // client makes the requests of one command.
 type client struct {
-	base      string // the relay's URL without a slash at its end
+	at        *service
+	base      string // the service's URL without a slash at its end
 	shown     string // the same, without a password
 	key       string
-	workspace string
+	workspace string // of a relay
 	http      *http.Client
 }
 
-// client checks the flags and finds the key.
-func (f *clientFlags) client() (*client, error) {
-	u, err := url.Parse(f.Relay)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, usageError("--relay must be the URL of a relay, such as http://127.0.0.1:8080")
-	}
-	if !staffetta.ValidID(f.Workspace) {
-		return nil, usageError("--workspace must be 1 to 64 letters, digits, dashes or underscores")
-	}
-	key, err := f.findKey(u)
-	if err != nil {
-		return nil, err
-	}
+// newClient speaks to a service with a key; it follows no redirect.
+func newClient(at *service, u *url.URL, key string) *client {
 	return &client{
-		base: strings.TrimRight(u.String(), "/"), shown: strings.TrimRight(u.Redacted(), "/"), key: key, workspace: f.Workspace,
+		at: at, base: strings.TrimRight(u.String(), "/"), shown: strings.TrimRight(u.Redacted(), "/"), key: key,
 		http: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-	}, nil
+	}
 }
 
-// findKey takes the key that was given, else that of a relay on this machine: the key of one relay
-// is not for another one elsewhere.
-func (f *clientFlags) findKey(relay *url.URL) (string, error) {
-	key := strings.TrimSpace(f.Key)
-	if key == "" && isLoopback(relay.Hostname()) {
-		text, err := os.ReadFile(filepath.Join(f.Data, "admin.key"))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", fmt.Errorf("read admin key: %w", err)
-		}
-		key = strings.TrimSpace(string(text))
-	}
+// ofReceiver says that the client speaks to a receiver.
+func (c *client) ofReceiver() bool { return c.at == receiverService }
+
+// flags are those that lead another command to the same receiver; to a relay the person knows them.
+func (c *client) flags() string {
 	switch {
-	case key == "" && isLoopback(relay.Hostname()):
-		return "", usageError("no key: give one with --key or STAFFETTA_ADMIN_KEY, or name the relay's data folder with --data (there is no admin.key in " + f.Data + ")")
-	case key == "":
-		return "", usageError("no key: give one with --key or STAFFETTA_ADMIN_KEY")
-	case strings.IndexFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0:
-		return "", usageError("the key has characters that no key has")
+	case !c.ofReceiver():
+		return ""
+	case c.shown == defaultReceiver:
+		return " --receiver"
+	default:
+		return " --receiver=" + c.shown
 	}
-	return key, nil
 }
 
-func isLoopback(host string) bool {
-	address, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && address.IsLoopback()
+// whose says of whom dead letters are.
+func (c *client) whose() string {
+	if c.ofReceiver() {
+		return "receiver at " + c.shown
+	}
+	return "workspace " + c.workspace
 }
 
-// workspacePath is a path below the workspace's, or its own where there are no elements.
+// workspacePath is a path below the workspace's, or its own where there are no elements. A receiver
+// has the same paths without a workspace.
 func (c *client) workspacePath(elements ...string) string {
-	path := []string{"/v1/workspaces", url.PathEscape(c.workspace)}
+	path := []string{"/v1"}
+	if !c.ofReceiver() {
+		path = append(path, "workspaces", url.PathEscape(c.workspace))
+	}
 	for _, e := range elements {
 		path = append(path, url.PathEscape(e))
 	}
@@ -118,17 +99,26 @@ func (c *client) call(ctx context.Context, method, path string, body, answer any
 		return err
 	}
 	if err := json.Unmarshal(got, answer); err != nil {
-		return c.notARelay()
+		return c.notOurs()
 	}
 	return nil
 }
 
+// patience bounds one request.
+func (c *client) patience(method, path string) time.Duration {
+	switch {
+	case strings.HasSuffix(path, "/test"):
+		return testTimeout
+	case c.ofReceiver() && method == http.MethodPost && strings.HasSuffix(path, "/replays"):
+		return replayTimeout
+	default:
+		return answerTimeout
+	}
+}
+
 // send makes one request and returns the answer's body. An answer that is an error is a *problem.
 func (c *client) send(ctx context.Context, method, path string, header http.Header, body []byte) ([]byte, error) {
-	timeout := answerTimeout
-	if strings.HasSuffix(path, "/test") {
-		timeout = testTimeout
-	}
+	timeout := c.patience(method, path)
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(bounded, method, c.base+path, bytes.NewReader(body))
@@ -165,11 +155,11 @@ func (c *client) unreachable(ctx context.Context, err error, timeout time.Durati
 	case ctx.Err() != nil:
 		return errInterrupted
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("the relay at %s did not answer within %s", c.shown, timeout)
+		return fmt.Errorf("the %s at %s did not answer within %s", c.at.name, c.shown, timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf(`%w at %s: start a relay with "staffetta relay", or name the one to use with --relay`, errNothingListens, c.shown)
+		return fmt.Errorf(`%w at %s: start a %[3]s with "staffetta %[3]s", or name the one to use with --%[3]s`, errNothingListens, c.shown, c.at.name)
 	default:
-		return fmt.Errorf("reach the relay at %s: %w", c.shown, err)
+		return fmt.Errorf("reach the %s at %s: %w", c.at.name, c.shown, err)
 	}
 }
 
@@ -178,26 +168,27 @@ var (
 	// errNothingListens: what was asked for cannot have begun.
 	errNothingListens = errors.New("nothing listens")
 	// errUnknownAnswer: JSON came back, but not what this version knows.
-	errUnknownAnswer = errors.New("the relay's answer cannot be read; is it of another version?")
+	errUnknownAnswer = errors.New("the answer cannot be read; is it of another version?")
 )
 
-func (c *client) notARelay() error {
-	return fmt.Errorf("what answers at %s is not a Staffetta relay; name the relay with --relay", c.shown)
+func (c *client) notOurs() error {
+	return fmt.Errorf("what answers at %s is not a Staffetta %[2]s; name the %[2]s with --%[2]s", c.shown, c.at.name)
 }
 
-// problem is an error as the relay tells it.
+// problem is an error as the service tells it.
 type problem struct {
 	Status     int    `json:"status"`
 	Code       string `json:"code"`
 	Detail     string `json:"detail"`
 	Field      string `json:"field"`
+	at         *service
 	retryAfter time.Duration
 }
 
 func (c *client) problem(response *http.Response, body []byte) error {
-	p := &problem{}
+	p := &problem{at: c.at}
 	if err := json.Unmarshal(body, p); err != nil || p.Code == "" {
-		return fmt.Errorf("%w (status %d)", c.notARelay(), response.StatusCode)
+		return fmt.Errorf("%w (status %d)", c.notOurs(), response.StatusCode)
 	}
 	p.Status = response.StatusCode
 	if seconds, err := strconv.Atoi(response.Header.Get("Retry-After")); err == nil && seconds > 0 {
@@ -206,11 +197,11 @@ func (c *client) problem(response *http.Response, body []byte) error {
 	return p
 }
 
-// Error is the relay's sentence with its code, and what to do about it on the command line.
+// Error is the service's sentence with its code, and what to do about it on the command line.
 func (p *problem) Error() string {
 	switch p.Code {
 	case "unauthorized":
-		return "the relay does not know this key; give another with --key or STAFFETTA_ADMIN_KEY (unauthorized)"
+		return "the " + p.at.name + " does not know this key; give another with --key or STAFFETTA_ADMIN_KEY (unauthorized)"
 	case "workspace_not_found":
 		return `the workspace does not exist; "staffetta endpoints add --plan advanced" with the admin key makes it (workspace_not_found)`
 	case "plan_required":

@@ -22,7 +22,7 @@ type deadLettersCommand struct {
 	Delete deadLettersDelete `cmd:"" help:"Delete some by their ids, or all of an endpoint or a time."`
 }
 
-// deadLetter is a dead letter as the relay shows it.
+// deadLetter is a dead letter as the service shows it.
 type deadLetter struct {
 	ID        string          `json:"id"`
 	EventID   string          `json:"event_id"`
@@ -36,19 +36,17 @@ type deadLetter struct {
 }
 
 type deadLettersList struct {
-	clientFlags
-	filterFlags
-	EventID string `help:"Only of this event." placeholder:"ID"`
-	Limit   int    `help:"Show this many at most; 0: all." default:"50"`
-	JSON    bool   `help:"Print one JSON object a line, as the relay gives them."`
+	eitherFlags
+	eventFilterFlags
+	listFlags
 }
 
 // Run is staffetta dead-letters list.
 func (l *deadLettersList) Run(s *surroundings) error {
-	if l.Limit < 0 {
-		return usageError("--limit must be a number of dead letters, or 0 for all")
+	if err := l.check("dead letters"); err != nil {
+		return err
 	}
-	query, err := l.query("event_id", l.EventID)
+	query, err := l.query()
 	if err != nil {
 		return err
 	}
@@ -56,7 +54,7 @@ func (l *deadLettersList) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	t := table{head: []string{"ID", "DROPPED", "ERROR", "ATTEMPTS", "EVENT", "EVENT ID", "ENDPOINT"}}
+	t := table{head: []string{"ID", "DROPPED", "ERROR", "ATTEMPTS", "EVENT", "EVENT ID", strings.ToUpper(c.at.place)}}
 	shown := 0
 	more, err := c.pages(s.ctx, c.workspacePath("dead-letters"), query, l.Limit, func(items []json.RawMessage) error {
 		shown += len(items)
@@ -79,7 +77,7 @@ func (l *deadLettersList) Run(s *surroundings) error {
 	case shown == 0 && len(query) > 0:
 		return printLine(s.stdout, "No dead letters match.")
 	case shown == 0:
-		return printLine(s.stdout, "The workspace "+c.workspace+" has no dead letters.")
+		return printLine(s.stdout, "The "+c.whose()+" has no dead letters.")
 	case more:
 		_, _ = fmt.Fprintf(s.stderr, "These are the newest %d; --limit shows more (0: all).\n", shown)
 	}
@@ -87,9 +85,9 @@ func (l *deadLettersList) Run(s *surroundings) error {
 }
 
 type deadLettersShow struct {
-	clientFlags
-	ID   string `arg:"" help:"Id of the dead letter." placeholder:"ID"`
-	JSON bool   `help:"Print the relay's answer as it is."`
+	eitherFlags
+	ID string `arg:"" help:"Id of the dead letter." placeholder:"ID"`
+	jsonAnswer
 }
 
 // Run is staffetta dead-letters show.
@@ -118,11 +116,11 @@ func (d *deadLettersShow) Run(s *surroundings) error {
 		{"dead letter", letter.ID},
 		{"event", letter.EventID},
 		{"event type", letter.EventType},
-		{"endpoint", letter.Endpoint},
+		{c.at.place, letter.Endpoint},
 		{"accepted", stored},
 		{"dropped", when(letter.DroppedAt, now)},
 		{"because", letter.Error + ", after " + count(letter.Attempts, "attempt")},
-		{"send again", "staffetta replay " + letter.EventID + " --endpoint " + letter.Endpoint},
+		{"send again", "staffetta replay " + letter.EventID + " --endpoint " + letter.Endpoint + c.flags()},
 	}, "")
 	if err != nil {
 		return err
@@ -143,14 +141,13 @@ func (d *deadLettersShow) Run(s *surroundings) error {
 }
 
 type deadLettersExport struct {
-	clientFlags
-	filterFlags
-	EventID string `help:"Only of this event." placeholder:"ID"`
+	eitherFlags
+	eventFilterFlags
 }
 
 // Run is staffetta dead-letters export.
 func (e *deadLettersExport) Run(s *surroundings) error {
-	query, err := e.query("event_id", e.EventID)
+	query, err := e.query()
 	if err != nil {
 		return err
 	}
@@ -158,21 +155,42 @@ func (e *deadLettersExport) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	path := c.workspacePath("dead-letters") + "?" + query.Encode()
-	stream, err := c.open(s.ctx, path, http.Header{"Accept": {"application/x-ndjson"}})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = stream.Close() }()
 	p := newProgress(s.stderr)
 	p.terminal = p.terminal && !isTerminal(s.stdout) // the lines themselves are there to see
-	n, err := copyLetters(s.stdout, stream, func(n int) { p.show(count(n, "dead letter") + " so far") })
+	export := exportStream
+	if c.ofReceiver() {
+		export = exportPages
+	}
+	n, err := export(s, c, query, func(n int) { p.show(count(n, "dead letter") + " so far") })
 	p.clear()
 	if err != nil {
 		return fmt.Errorf("the export is not complete, %s came: %w", count(n, "dead letter"), err)
 	}
 	_, _ = fmt.Fprintln(s.stderr, "exported "+count(n, "dead letter"))
 	return nil
+}
+
+// exportStream takes all that a relay has in one answer.
+func exportStream(s *surroundings, c *client, query url.Values, each func(int)) (n int, err error) {
+	stream, err := c.open(s.ctx, c.workspacePath("dead-letters")+"?"+query.Encode(), http.Header{"Accept": {"application/x-ndjson"}})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = stream.Close() }()
+	return copyLetters(s.stdout, stream, each)
+}
+
+// exportPages takes what a receiver has page by page: it gives nothing else.
+func exportPages(s *surroundings, c *client, query url.Values, each func(int)) (n int, err error) {
+	_, err = c.pages(s.ctx, c.workspacePath("dead-letters"), query, 0, func(items []json.RawMessage) error {
+		if err := printLines(s.stdout, items); err != nil {
+			return err
+		}
+		n += len(items)
+		each(n)
+		return nil
+	})
+	return n, err
 }
 
 // exportStep is after how many letters the progress is shown anew.
@@ -209,7 +227,7 @@ func problemLine(line []byte) error {
 	if !bytes.HasPrefix(line, []byte(`{"type":`)) { // a letter begins with its id
 		return nil
 	}
-	p := &problem{}
+	p := &problem{at: relayService}
 	if err := json.Unmarshal(line, p); err != nil || p.Code == "" {
 		return errUnknownAnswer
 	}
@@ -217,7 +235,7 @@ func problemLine(line []byte) error {
 }
 
 type deadLettersDelete struct {
-	clientFlags
+	eitherFlags
 	filterFlags
 	IDs []string `arg:"" optional:"" name:"id" help:"Ids of dead letters." placeholder:"ID"`
 	Yes bool     `short:"y" help:"Do not ask before deleting by a filter."`
@@ -233,6 +251,8 @@ func (d *deadLettersDelete) Run(s *surroundings) error {
 		return usageError("give ids or a filter, not both")
 	case len(d.IDs) == 0 && d.Endpoint == "" && d.Since.IsZero() && d.Until.IsZero():
 		return usageError("say which dead letters to delete: their ids, or --endpoint, --since or --until")
+	case d.Receiver != "" && d.EventType != "":
+		return usageError("--event-type does not go with --receiver: a receiver deletes by ids, --endpoint, --since and --until")
 	}
 	c, err := d.client()
 	if err != nil {
@@ -255,7 +275,7 @@ func (d *deadLettersDelete) Run(s *surroundings) error {
 // deleteMatching deletes by a filter, in as many requests as that takes.
 func (d *deadLettersDelete) deleteMatching(s *surroundings, c *client, query url.Values) error {
 	if !d.Yes {
-		if err := d.confirm(s); err != nil {
+		if err := d.confirm(s, c); err != nil {
 			return err
 		}
 	}
@@ -283,11 +303,11 @@ func (d *deadLettersDelete) deleteMatching(s *surroundings, c *client, query url
 }
 
 // confirm asks a person, and takes nothing for granted from a program.
-func (d *deadLettersDelete) confirm(s *surroundings) error {
+func (d *deadLettersDelete) confirm(s *surroundings, c *client) error {
 	if in, ok := s.stdin.(io.Writer); !ok || !isTerminal(in) {
 		return usageError("this deletes every dead letter that matches; --yes says that it is meant")
 	}
-	_, _ = fmt.Fprintf(s.stderr, "Delete every dead letter of the workspace %s%s? They cannot be replayed any more. [y/N] ", d.Workspace, d.words())
+	_, _ = fmt.Fprintf(s.stderr, "Delete every dead letter of the %s%s? They cannot be replayed any more. [y/N] ", c.whose(), d.words())
 	answer, err := bufio.NewReader(interruptible(s.ctx, s.stdin)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return errInterrupted

@@ -125,7 +125,7 @@ type endpointsAdd struct {
 	endpointChanges
 	SigningKey string `help:"Base64 of 24 to 64 bytes to sign with. Default: the relay makes one." placeholder:"BASE64"`
 	Plan       string `help:"Make the workspace with this plan first, or give it this plan: starter, growth, advanced or enterprise. Takes the admin key." enum:",starter,growth,advanced,enterprise" default:"" placeholder:"PLAN"`
-	JSON       bool   `help:"Print the relay's answer as it is."`
+	jsonAnswer
 }
 
 // Run is staffetta endpoints add.
@@ -181,7 +181,7 @@ type endpointsUpdate struct {
 	URL    *string  `help:"Where the events are posted to." env:"-" placeholder:"URL"`
 	Events []string `help:"Event types it gets from now on, or all." placeholder:"TYPE,TYPE"`
 	endpointChanges
-	JSON bool `help:"Print the relay's answer as it is."`
+	jsonAnswer
 }
 
 // Run is staffetta endpoints update.
@@ -292,7 +292,7 @@ type endpointsRotate struct {
 	endpointID
 	Overlap    time.Duration `help:"How long the old key goes on signing beside the new one." default:"24h"`
 	SigningKey string        `help:"Base64 of 24 to 64 bytes to sign with. Default: the relay makes one." placeholder:"BASE64"`
-	JSON       bool          `help:"Print the relay's answer as it is."`
+	jsonAnswer
 }
 
 // Run is staffetta endpoints rotate.
@@ -320,7 +320,7 @@ func (c *endpointsRotate) Run(s *surroundings) error {
 type endpointsTest struct {
 	clientFlags
 	endpointID
-	JSON bool `help:"Print the relay's answer as it is."`
+	jsonAnswer
 }
 
 // Run is staffetta endpoints test.

@@ -14,7 +14,7 @@ import (
 type endpointsShow struct {
 	clientFlags
 	endpointID
-	JSON bool `help:"Print the relay's answer as it is."`
+	jsonAnswer
 }
 
 // attemptsOfShow is how many of the last attempts show tells.

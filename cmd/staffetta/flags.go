@@ -68,6 +68,10 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 	if !ok {
 		return nil, nil
 	}
+	if flag.Name == sourcesFlagName { // a structure of its own
+		text, err := yaml.Marshal(value)
+		return string(text), err
+	}
 	if list, isList := value.([]any); isList {
 		items := make([]string, len(list))
 		for i, item := range list {

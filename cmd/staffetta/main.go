@@ -1,5 +1,5 @@
-// Command staffetta is a webhook relay that keeps every endpoint's events in order, with its client
-// commands and a demonstration, in one binary.
+// Command staffetta is a webhook relay that keeps every endpoint's events in order, a webhook receiver,
+// their client commands and a demonstration, in one binary.
 package main
 
 import (
@@ -29,11 +29,13 @@ type commands struct {
 	Config kong.ConfigFlag `help:"YAML file with the flags of the command, without their dashes." placeholder:"FILE" env:"STAFFETTA_CONFIG"`
 
 	Relay       relayCommand       `cmd:"" help:"Take events in over HTTP and deliver them, in order, to every endpoint."`
+	Receiver    receiverCommand    `cmd:"" help:"Take webhooks, store them, answer 200 at once, and hand them on at the pace of what is behind."`
 	Endpoints   endpointsCommand   `cmd:"" help:"Manage the endpoints of a workspace on a running relay."`
 	Events      eventsCommand      `cmd:"" help:"Send events to a running relay."`
 	Attempts    attemptsCommand    `cmd:"" help:"Show the attempts of a workspace, newest first, or follow new ones."`
 	DeadLetters deadLettersCommand `cmd:"" help:"List, export and delete the events that were given up."`
 	Replay      replayCommand      `cmd:"" help:"Send events again: some, or all that were dropped since a time."`
+	Targets     targetsCommand     `cmd:"" help:"Show the targets that a running receiver hands events on to."`
 	Demo        demoCommand        `cmd:"" help:"Run a relay with three endpoints of its own and watch it deliver."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
@@ -50,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	var line commands
 	parser, err := kong.New(&line,
 		kong.Name("staffetta"),
-		kong.Description("A webhook relay that keeps every endpoint's events strictly in order."),
+		kong.Description("A webhook relay that keeps every endpoint's events strictly in order, and the receiver for its other end."),
 		kong.UsageOnError(),
 		kong.DefaultEnvars("STAFFETTA"),
 		kong.Configuration(loadYAML),

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 )
 
@@ -22,35 +21,6 @@ func (m *moment) UnmarshalText(text []byte) error {
 	}
 	m.Time = time.Now().UTC().Add(-time.Duration(age))
 	return nil
-}
-
-// filterFlags select what happened to events.
-type filterFlags struct {
-	Endpoint  string `help:"Only of this endpoint." placeholder:"ID"`
-	EventType string `help:"Only of events of this type." placeholder:"TYPE"`
-	Since     moment `help:"Only from this time on: RFC 3339, or how long ago, such as 2h or 3d." placeholder:"TIME"`
-	Until     moment `help:"Only before this time." placeholder:"TIME"`
-}
-
-// query is what the flags say, as the API takes it; more are other names and values.
-func (f *filterFlags) query(more ...string) (url.Values, error) {
-	if !f.Since.IsZero() && !f.Until.IsZero() && !f.Since.Before(f.Until.Time) {
-		return nil, usageError("--until must be later than --since")
-	}
-	query := url.Values{}
-	set := func(name, value string) {
-		if value != "" {
-			query.Set(name, value)
-		}
-	}
-	set("endpoint", f.Endpoint)
-	set("event_type", f.EventType)
-	set("since", f.Since.text())
-	set("until", f.Until.text())
-	for i := 0; i+1 < len(more); i += 2 {
-		set(more[i], more[i+1])
-	}
-	return query, nil
 }
 
 // text is empty for no time.

@@ -31,6 +31,7 @@ func (replayCommand) Help() string {
     staffetta replay EVENT_ID EVENT_ID      these events
     staffetta replay --since 2h             what was dropped in the last two hours
     staffetta replay --endpoint ID --wait   what was dropped of an endpoint
+    staffetta replay --receiver --since 2h  the same of a receiver's targets
 
 "staffetta replay start --help" lists the flags.`
 }
@@ -40,13 +41,13 @@ const replayWatch = 500 * time.Millisecond
 
 // replayStart is staffetta replay.
 type replayStart struct {
-	clientFlags
+	eitherFlags
 	EventIDs []string `arg:"" optional:"" name:"event-id" help:"Ids of events." placeholder:"EVENT_ID"`
 	filterFlags
 	Outcome        string `help:"Which events: dropped, delivered or all. Default: dropped, and all of event ids." enum:",dropped,delivered,all" default:"" placeholder:"OUTCOME"`
 	IdempotencyKey string `help:"Makes a repeat of the command harmless: the same key is the same replay." placeholder:"KEY"`
-	Wait           bool   `help:"Wait until everything is in line at its endpoint. Ctrl-C ends the waiting, not the replay."`
-	JSON           bool   `help:"Print the relay's answer as it is."`
+	Wait           bool   `help:"Wait until everything is in line at its endpoint. Ctrl-C ends the waiting, not the replay. A receiver always does."`
+	jsonAnswer
 }
 
 // replay is a replay as the relay shows it.
@@ -90,15 +91,20 @@ func (r *replayStart) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
+	if err := r.checkReceiver(); err != nil {
+		return err
+	}
 	c, err := r.client()
 	if err != nil {
 		return err
 	}
 	header := http.Header{"Content-Type": {"application/json"}}
 	id := "rp_" + strings.ReplaceAll(uuid.Must(uuid.NewV7()).String(), "-", "")
-	if r.IdempotencyKey == "" {
+	switch {
+	case c.ofReceiver(): // it keeps no replays
+	case r.IdempotencyKey == "":
 		body["replay_id"] = id
-	} else {
+	default:
 		header.Set("Idempotency-Key", r.IdempotencyKey)
 	}
 	text, err := json.Marshal(body)
@@ -107,7 +113,7 @@ func (r *replayStart) Run(s *surroundings) error {
 	}
 	raw, err := c.send(s.ctx, http.MethodPost, c.workspacePath("replays"), header, text)
 	if err != nil {
-		return r.unanswered(err, id)
+		return r.unanswered(c, err, id)
 	}
 	var started replay
 	if err := json.Unmarshal(raw, &started); err != nil {
@@ -144,14 +150,33 @@ func (r *replayStart) body() (map[string]any, error) {
 	return body, nil
 }
 
+// checkReceiver refuses what a receiver does not know.
+func (r *replayStart) checkReceiver() error {
+	switch {
+	case r.Receiver == "":
+		return nil
+	case r.Wait:
+		return usageError("--wait does not go with --receiver: a receiver answers once everything is in line at its target")
+	case r.IdempotencyKey != "":
+		return usageError("--idempotency-key does not go with --receiver: a receiver keeps no replays")
+	case r.EventType != "":
+		return usageError("--event-type does not go with --receiver: a receiver replays by event ids, --endpoint and --since")
+	case len(r.EventIDs) > 0 && r.Outcome != "":
+		return usageError("--outcome does not go with event ids and --receiver: they are sent again whatever became of them")
+	}
+	return nil
+}
+
 // unanswered tells what to do where nobody knows whether the replay has begun.
-func (r *replayStart) unanswered(err error, id string) error {
+func (r *replayStart) unanswered(c *client, err error, id string) error {
 	refused, isRefused := errors.AsType[*problem](err)
 	switch {
 	case isRefused && refused.Code == "replay_id_taken":
 		return errors.New("another replay was started with this --idempotency-key; give this one a key of its own (replay_id_taken)")
 	case isRefused || errors.Is(err, errNothingListens):
 		return err
+	case c.ofReceiver():
+		return fmt.Errorf("%w; whether anything is sent again is not known: staffetta attempts%s shows what is", err, c.flags())
 	case r.IdempotencyKey != "":
 		return fmt.Errorf("%w; whether the replay has begun is not known: the same command does it once", err)
 	default:
@@ -223,11 +248,30 @@ func (r *replay) report(s *surroundings, c *client, asJSON bool) error {
 }
 
 func (r *replay) print(s *surroundings, c *client) error {
+	if c.ofReceiver() {
+		return r.printOfReceiver(s, c)
+	}
 	fields := [][2]string{{"replay", r.ID}, {"status", r.statusLine(time.Now())}, {"asked for", r.request()}}
 	fields = append(fields,
 		[2]string{"found", fmt.Sprint(r.Found)}, [2]string{"replayed", fmt.Sprint(r.Replayed)},
 		[2]string{"skipped", r.skippedLine()}, [2]string{"aged out", r.agedOutLine()}, [2]string{"note", r.Note})
 	return printFields(s.stdout, fields, r.advice(s, c))
+}
+
+// printOfReceiver shows a replay that is over, and that nobody can ask after.
+func (r *replay) printOfReceiver(s *surroundings, c *client) error {
+	fields := [][2]string{{"replayed", fmt.Sprint(r.Replayed)}}
+	if r.Skipped > 0 {
+		fields = append(fields, [2]string{"skipped", r.skippedLine()})
+	}
+	if r.AgedOut > 0 {
+		fields = append(fields, [2]string{"aged out", r.agedOutLine()})
+	}
+	advice := ""
+	if r.Replayed > 0 {
+		advice = fmt.Sprintf(`They are in line behind what waits at their targets: "staffetta targets%[1]s" tells how many are left, "staffetta attempts%[1]s --follow" shows them arrive.`, c.flags())
+	}
+	return printFields(s.stdout, append(fields, [2]string{"note", r.Note}), advice)
 }
 
 func (r *replay) statusLine(now time.Time) string {
@@ -316,16 +360,19 @@ func (r *replay) advice(s *surroundings, c *client) string {
 	return "They are in line behind what waits at the endpoint: staffetta endpoints show " + r.Endpoint + " tells how many are left."
 }
 
+// replaysOfReceiver says why there is nothing to ask after.
+const replaysOfReceiver = "a replay at a receiver is over when its command ends, and is not kept"
+
 // replayID is the argument of the commands about one replay.
 type replayID struct {
-	clientFlags
-	ID   string `arg:"" help:"Id of the replay." placeholder:"ID"`
-	JSON bool   `help:"Print the relay's answer as it is."`
+	relayFlags
+	ID string `arg:"" help:"Id of the replay." placeholder:"ID"`
+	jsonAnswer
 }
 
 // call makes a request about the replay.
 func (f *replayID) call(s *surroundings, method string) (*client, *replay, error) {
-	c, err := f.client()
+	c, err := f.client(replaysOfReceiver)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -362,9 +409,8 @@ func (f *replayCancel) Run(s *surroundings) error {
 }
 
 type replayList struct {
-	clientFlags
-	Limit int  `help:"Show this many at most; 0: all." default:"50"`
-	JSON  bool `help:"Print one JSON object a line, as the relay gives them."`
+	relayFlags
+	listFlags
 }
 
 // replayColours say at a glance how replays stand.
@@ -372,10 +418,10 @@ var replayColours = map[string]colour{"running": yellow, "done": green, "cancell
 
 // Run is staffetta replay list.
 func (l *replayList) Run(s *surroundings) error {
-	if l.Limit < 0 {
-		return usageError("--limit must be a number of replays, or 0 for all")
+	if err := l.check("replays"); err != nil {
+		return err
 	}
-	c, err := l.client()
+	c, err := l.client(replaysOfReceiver)
 	if err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (c *client) open(ctx context.Context, path string, header http.Header) (*st
 func (s *stream) broken(err error) error {
 	switch {
 	case errors.Is(context.Cause(s.ctx), errSilent):
-		return fmt.Errorf("the relay at %s sent nothing for %s", s.client.shown, silence)
+		return fmt.Errorf("the %s at %s sent nothing for %s", s.client.at.name, s.client.shown, silence)
 	default:
 		return s.client.unreachable(s.ctx, err, silence)
 	}

@@ -1,0 +1,33 @@
+package receiver
+
+import (
+	"net"
+	"testing"
+)
+
+func TestTheClientIsTheLastAddressThatIsNoTrustedProxy(t *testing.T) {
+	trusted, err := ParseNetworks([]string{"10.0.0.0/8", "192.0.2.1", "fd00::/8"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ peer, forwarded, want string }{
+		{"203.0.113.9", "", "203.0.113.9"},
+		{"203.0.113.9", "198.51.100.1", "203.0.113.9"}, // a stranger may say what he likes
+		{"10.1.1.1", "198.51.100.1", "198.51.100.1"},
+		{"10.1.1.1", "6.6.6.6, 198.51.100.1, 192.0.2.1", "198.51.100.1"},
+		{"10.1.1.1", "198.51.100.1:4711", "198.51.100.1"},
+		{"10.1.1.1", "[2001:db8::1]:4711", "2001:db8::1"},
+		{"10.1.1.1", "10.2.2.2", "10.2.2.2"},
+		{"10.1.1.1", "nonsense", "10.1.1.1"},
+		{"10.1.1.1", "", "10.1.1.1"},
+		{"::ffff:10.1.1.1", "198.51.100.1", "198.51.100.1"},
+	} {
+		peer := &net.TCPAddr{IP: net.ParseIP(c.peer)}
+		if got := clientAddress(peer, []byte(c.forwarded), trusted); got.String() != c.want {
+			t.Errorf("%s forwarding %q is %s, want %s", c.peer, c.forwarded, got, c.want)
+		}
+	}
+	if _, err := ParseNetworks([]string{"10.0.0.0/99"}); err == nil {
+		t.Error("a CIDR that is none is taken")
+	}
+}
