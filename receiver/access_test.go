@@ -31,3 +31,17 @@ func TestTheClientIsTheLastAddressThatIsNoTrustedProxy(t *testing.T) {
 		t.Error("a CIDR that is none is taken")
 	}
 }
+
+func TestASourceIsNamedAfterItsPath(t *testing.T) {
+	for path, want := range map[string]string{
+		"/hooks/respond": "hooks-respond", "/": "root", "/a__b": "a_-b", "/weiß": "wei-",
+	} {
+		if got := nameOf(path); got != want {
+			t.Errorf("%s is named %s, want %s", path, got, want)
+		}
+	}
+	long := "/integrations/webhooks/respond.io/production/eu"
+	if a, b := nameOf(long), nameOf(long+"2"); checkName(a) != nil || a == b {
+		t.Errorf("long paths are named %s and %s", a, b)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"net/netip"
 	"net/url"
@@ -286,17 +287,26 @@ func nameOf(path string) string {
 		}
 		return '-'
 	}, strings.Trim(path, "/"))
-	if name == "" {
+	name = strings.ReplaceAll(name, feedSeparator, "_-")
+	switch {
+	case name == "":
 		return "root"
+	case len(name) > maxName:
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(path))
+		return fmt.Sprintf("%s-%08x", name[:maxName-9], h.Sum32())
 	}
 	return name
 }
+
+// maxName bounds the name of a source or a target: two of them make that of a feed.
+const maxName = 30
 
 // feedSeparator stands between the names of a source and a target in that of their feed.
 const feedSeparator = "__"
 
 func checkName(name string) error {
-	if len(name) > 30 || !staffetta.ValidID(name) || strings.Contains(name, feedSeparator) {
+	if len(name) > maxName || !staffetta.ValidID(name) || strings.Contains(name, feedSeparator) {
 		return configError("name", "must be 1 to 30 letters, digits, dashes or single underscores; give one with name: "+name)
 	}
 	return nil

@@ -230,14 +230,19 @@ func (r *Receiver) serve(w http.ResponseWriter, q *http.Request, s *source, now 
 	if address.IsValid() {
 		request.Remote = address.String()
 	}
+	size := len(request.URI) + len(request.Host)
 	named := []byte(strings.Join(q.Header.Values("Connection"), ","))
 	for key, values := range q.Header {
 		if isHopByHop([]byte(key)) || names(named, []byte(key)) {
 			continue
 		}
 		for _, v := range values {
+			size += len(key) + len(v)
 			request.Header = append(request.Header, HeaderField{key, v})
 		}
+	}
+	if size > maxHead {
+		return replyHeaders
 	}
 	return r.take(s, func(name string) []byte { return []byte(q.Header.Get(name)) }, &request)
 }

@@ -232,6 +232,8 @@ func (j *journal) storeBlock(ctx context.Context, b *block) (uint64, error) {
 			if errors.Is(err, errTaken) {
 				return 0, fmt.Errorf("%w: %w", errUnavailable, err)
 			}
+		case errors.Is(err, nats.ErrMaxPayload):
+			return 0, fmt.Errorf("%w: it is larger than a message of the store may be", errUnavailable)
 		case errors.As(err, &refused):
 			return 0, fmt.Errorf("%w: the store refuses it (%d %s)", errUnavailable, refused.ErrorCode, refused.Description)
 		}

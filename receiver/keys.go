@@ -123,7 +123,8 @@ func (j *journal) loadKeys(ctx context.Context) error {
 	}, func(m jetstream.Msg) error {
 		covered, err := parseKeyRecord(m.Data(), j.keys.put)
 		j.covered.Store(max(j.covered.Load(), covered))
-		return err
+		j.passOver(err)
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("load the keys of source %s: %w", j.source, err)
@@ -137,7 +138,7 @@ func (j *journal) loadKeys(ctx context.Context) error {
 			return err
 		}
 		last = meta.Sequence.Stream
-		return eachRequest(m.Data(), func(stored []byte) error {
+		j.passOver(eachRequest(m.Data(), func(stored []byte) error {
 			id, err := identify(stored)
 			if err == nil && !id.replay {
 				key := storedKey{fingerprintOf(id.eventID), uint32(meta.Timestamp.Unix()), last}
@@ -145,12 +146,20 @@ func (j *journal) loadKeys(ctx context.Context) error {
 				j.keys.pending = append(j.keys.pending, key)
 			}
 			return err
-		})
+		}))
+		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("look for events of source %s whose key is not on record: %w", j.source, err)
 	}
 	return nil
+}
+
+// passOver logs what cannot be read of the keys: repeats of those events would be taken for new ones.
+func (j *journal) passOver(err error) {
+	if err != nil {
+		j.log.Error().Err(err).Str("source", j.source).Msg("some keys cannot be read; repeats of their events would be stored")
+	}
 }
 
 // keepKeys records the keys of stored events until ctx ends, and then those that are left.

@@ -17,6 +17,8 @@ const (
 	// maxLeft is how much is read of a body that is not wanted, beyond the bound of one.
 	maxLeft = 1 << 20
 
+	// maxHead bounds a request's head.
+	maxHead        = 16 << 10
 	maxConnections = 8192
 	// readTimeout bounds the reading of one request, from its first byte to the last of its body.
 	readTimeout = 30 * time.Second
@@ -28,7 +30,7 @@ func (r *Receiver) newServer() *fasthttp.Server {
 		Handler:            r.handle,
 		ErrorHandler:       r.refuse,
 		Name:               "Staffetta",
-		ReadBufferSize:     16 << 10, // and so the bound of a request's head
+		ReadBufferSize:     maxHead,
 		Concurrency:        maxConnections,
 		ReadTimeout:        readTimeout,
 		WriteTimeout:       readTimeout,

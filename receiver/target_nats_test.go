@@ -75,7 +75,7 @@ func TestAStreamGetsTheBodyAndTheEventsIDOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"Nats-Msg-Id": "binary", "Event-Type": "message.received", "Content-Type": "application/json", "Event-Replay": "true",
+		"Nats-Msg-Id": "binary/0", "Event-Type": "message.received", "Content-Type": "application/json", "Event-Replay": "true",
 	} {
 		if got := last.Header.Get(name); got != want {
 			t.Errorf("%s: %q; want %q", name, got, want)

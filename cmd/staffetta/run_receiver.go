@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -100,9 +99,7 @@ func runReceiver(ctx context.Context, c receiverSettings, running func(r *receiv
 		return err
 	}
 	intake.ServeProbes(metricsPage)
-	allowed := func(r *http.Request) bool {
-		return strings.TrimSpace(strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")) == c.adminKey
-	}
+	allowed := func(*http.Request) bool { return true } // the admin API has asked for the key
 	handler, err := intake.AdminHandler(receiver.AdminConfig{
 		Key: c.adminKey, Attempts: relay.NewAttemptHandler(attempts, receiver.Workspace, allowed, c.log), Metrics: metricsPage,
 	})
