@@ -37,6 +37,7 @@ var rooms = []struct {
 var testsMayImport = []struct{ room, reason string }{
 	{"", "a test speaks the domain's words"},
 	{"embed", "tests run against the real server, not a mock of it"},
+	{"respondio", "an example shows what a program does with the types"},
 }
 
 // packagesOfOneRoom may be imported by that room alone, tests excepted: they look into the server.

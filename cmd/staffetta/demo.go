@@ -28,12 +28,13 @@ const (
 
 // demoCommand is staffetta demo. Its flags have no environment twins: those are a real relay's.
 type demoCommand struct {
-	Events   int             `help:"Events to send; the first eleven are one of each type." default:"11" env:"-"`
+	Events   int             `help:"Events to send to the relay's endpoints, and to the receiver, which gets 55 at most; the first eleven are one of each type." default:"11" env:"-"`
 	Listen   string          `help:"Address of the relay's HTTP API." default:"127.0.0.1:0" env:"-"`
 	Deadline time.Duration   `help:"Time for one attempt." default:"500ms" env:"-"`
 	Retry    []time.Duration `help:"Gaps between the attempts; 30s,60s,90s are a relay's own." default:"1s,2s,3s" env:"-"`
-	Keep     bool            `help:"Leave the relay and the endpoints running until Ctrl-C, and keep the data folder." env:"-"`
-	Verbose  bool            `help:"Show the warnings of the relay's log." env:"-"`
+	CRMDown  time.Duration   `name:"crm-down" help:"How long the CRM behind the receiver is down." default:"1500ms" env:"-"`
+	Keep     bool            `help:"Leave everything running until Ctrl-C, and keep the data folder." env:"-"`
+	Verbose  bool            `help:"Show the warnings of the relay's log and the receiver's." env:"-"`
 }
 
 // demo is one run of the demo.
@@ -45,13 +46,16 @@ type demo struct {
 	paint    paint
 	start    time.Time
 	client   *client
-	// sinks are the endpoints, in the order of the display.
+	// sinks are the endpoints of the first act, in the order of the display.
 	sinks []*demoEndpoint
+	// receiver is that of the second act, with its CRM.
+	receiver *demoReceiver
 
 	mu sync.Mutex // for what follows, and for out
-	// numbers are the events by their id, from 1; types by number - 1.
-	numbers map[string]int
+	// numbers are the events of the first act; types are by number - 1.
+	numbers eventNumbers
 	types   []string
+	hidden  bool          // the endpoints, which go on during the second act
 	changed chan struct{} // closed, and made anew, when an attempt has ended
 }
 
@@ -76,6 +80,22 @@ func (c *demoCommand) Run(s *surroundings) (err error) {
 
 	ctx, fail := context.WithCancelCause(s.ctx)
 	defer fail(nil)
+	stopReceiver, err := d.startReceiver(ctx, fail)
+	if err != nil {
+		return fmt.Errorf("start the demo's receiver: %w", err)
+	}
+	err = d.withRelay(ctx, fail)
+	if failure := stopReceiver(); failure != nil {
+		return errors.Join(fmt.Errorf("the demo's receiver failed: %w", failure), err)
+	}
+	if s.ctx.Err() != nil && err == nil {
+		d.say("\nStopped.")
+	}
+	return err
+}
+
+// withRelay plays against a relay, which it starts, and stops.
+func (d *demo) withRelay(ctx context.Context, fail context.CancelCauseFunc) (err error) {
 	started, ended := make(chan *relay.Relay, 1), make(chan error, 1)
 	go func() {
 		err := runRelay(ctx, d.settings, func(r *relay.Relay) { started <- r })
@@ -87,13 +107,12 @@ func (c *demoCommand) Run(s *surroundings) (err error) {
 		err = d.play(ctx, "http://"+r.Addr().String())
 	case <-ctx.Done():
 	}
-	interrupted := s.ctx.Err() != nil
+	interrupted := ctx.Err() != nil
 	fail(nil)
 	if failure := <-ended; failure != nil {
 		return errors.Join(fmt.Errorf("the demo's relay failed: %w", failure), err)
 	}
 	if interrupted {
-		d.say("\nStopped.")
 		return nil
 	}
 	return err
@@ -110,6 +129,9 @@ func (c *demoCommand) prepare(s *surroundings) (*demo, error) {
 	if c.Events < 1 || c.Events > 10_000 {
 		return nil, usageError("--events must be 1 to 10000")
 	}
+	if c.CRMDown < 10*time.Millisecond || c.CRMDown > time.Minute {
+		return nil, usageError("--crm-down must be 10ms to 1m")
+	}
 	log := zerolog.Nop()
 	if c.Verbose {
 		var err error
@@ -123,7 +145,7 @@ func (c *demoCommand) prepare(s *surroundings) (*demo, error) {
 	}
 	d := &demo{
 		command: c, policy: policy, out: s.stdout, paint: paintFor(s.stdout),
-		numbers: map[string]int{}, changed: make(chan struct{}),
+		numbers: eventNumbers{}, changed: make(chan struct{}),
 		settings: relaySettings{
 			listen: c.Listen, data: data, shards: 4, policy: policy, catalogue: staffetta.DefaultCatalogue(),
 			guard:    sender.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}},
@@ -139,12 +161,35 @@ func (c *demoCommand) prepare(s *surroundings) (*demo, error) {
 	return d, nil
 }
 
-// play is what the demo shows, against the running relay.
+// play is what the demo shows, against the running relay: one act, and then the other.
 func (d *demo) play(ctx context.Context, url string) (err error) {
-	flags := clientFlags{Relay: url, Key: d.settings.adminKey, Workspace: demoWorkspace}
-	if d.client, err = flags.client(); err != nil {
-		return err
+	for _, act := range []struct {
+		workspace string
+		play      func(context.Context, *client) error
+	}{{demoWorkspace, d.playEndpoints}, {crmWorkspace, d.receiver.play}} {
+		flags := clientFlags{Relay: url, Key: d.settings.adminKey, Workspace: act.workspace}
+		client, err := flags.client()
+		if err != nil {
+			return err
+		}
+		d.hideEndpoints(act.workspace == crmWorkspace)
+		if err := act.play(ctx, client); err != nil || ctx.Err() != nil {
+			return err
+		}
 	}
+	if !d.command.Keep {
+		d.say("\nstaffetta demo --keep leaves it running to play with; staffetta relay and staffetta receiver start your own.")
+		return nil
+	}
+	d.invite(url)
+	d.hideEndpoints(false)
+	<-ctx.Done()
+	return nil
+}
+
+// playEndpoints is the first act: three endpoints, each at its own pace.
+func (d *demo) playEndpoints(ctx context.Context, c *client) error {
+	d.client = c
 	d.introduce()
 	if err := d.addEndpoints(ctx); err != nil {
 		return err
@@ -152,20 +197,11 @@ func (d *demo) play(ctx context.Context, url string) (err error) {
 	if err := d.sendEvents(ctx); err != nil {
 		return err
 	}
-	played := d.await(ctx)
+	played := d.await(ctx, d.patience(), d.finished)
 	if ctx.Err() != nil {
 		return nil
 	}
-	if err := errors.Join(played, d.sumUp(ctx)); err != nil {
-		return err
-	}
-	if !d.command.Keep {
-		d.say("staffetta demo --keep leaves it running to play with; staffetta relay starts your own.")
-		return nil
-	}
-	d.invite(url)
-	<-ctx.Done()
-	return nil
+	return errors.Join(played, d.sumUp(ctx))
 }
 
 func (d *demo) introduce() {
@@ -177,27 +213,21 @@ func (d *demo) introduce() {
 	if len(waits) > 0 {
 		retries = "retries after " + strings.Join(waits, ", ")
 	}
-	d.say(fmt.Sprintf("A relay with three endpoints of its own; %s for an attempt, %s.\n", d.policy.Deadline, retries))
+	d.say(fmt.Sprintf("1. A relay with three endpoints; %s for an attempt, %s.\n", d.policy.Deadline, retries))
 	for _, sink := range d.sinks {
-		d.say(fmt.Sprintf("  %s  %s", d.paint.text(sink.colour, fmt.Sprintf("%-7s", sink.name)), sink.about))
+		d.say(fmt.Sprintf("  %s  %s", d.paint.text(sink.colour, fmt.Sprintf("%-8s", sink.name)), sink.about))
 	}
 	d.say("")
 }
 
 // addEndpoints registers the sinks with the relay.
 func (d *demo) addEndpoints(ctx context.Context) error {
-	plan := map[string]string{"plan": string(staffetta.PlanAdvanced)}
-	if err := d.client.call(ctx, http.MethodPut, d.client.workspacePath(), plan, nil); err != nil {
-		return err
-	}
-	types, err := d.client.eventTypes(ctx)
-	if err != nil {
+	if err := addWorkspace(ctx, d.client); err != nil {
 		return err
 	}
 	for _, sink := range d.sinks {
-		var made endpoint
-		body := map[string]any{"url": sink.url, "event_types": types, "description": sink.name}
-		if err := d.client.call(ctx, http.MethodPost, d.client.workspacePath("endpoints"), body, &made); err != nil {
+		made, err := addEndpoint(ctx, d.client, map[string]any{"url": sink.url, "description": sink.name})
+		if err != nil {
 			return err
 		}
 		d.mu.Lock()
@@ -205,6 +235,19 @@ func (d *demo) addEndpoints(ctx context.Context) error {
 		d.mu.Unlock()
 	}
 	return nil
+}
+
+// addWorkspace makes the client's workspace.
+func addWorkspace(ctx context.Context, c *client) error {
+	return c.call(ctx, http.MethodPut, c.workspacePath(), map[string]string{"plan": string(staffetta.PlanAdvanced)}, nil)
+}
+
+// addEndpoint makes an endpoint for all event types.
+func addEndpoint(ctx context.Context, c *client, body map[string]any) (made endpoint, err error) {
+	if body["event_types"], err = c.eventTypes(ctx); err != nil {
+		return made, err
+	}
+	return made, c.call(ctx, http.MethodPost, c.workspacePath("endpoints"), body, &made)
 }
 
 // sendEvents sends the samples one by one, as a platform would.
@@ -219,31 +262,40 @@ func (d *demo) sendEvents(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		d.types = append(d.types, eventType)
-		d.numbers[id] = len(d.types)
+		d.numbers.of(id)
 		d.mu.Unlock()
-		header := http.Header{"Content-Type": {"application/json"}}
-		if _, err := d.client.send(ctx, http.MethodPost, d.client.workspacePath("events"), header, event); err != nil {
+		if err := postEvent(ctx, d.client, event); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// await returns once healthy and flaky have everything, and dead has lost its first event and has
-// gone on to the next.
-func (d *demo) await(ctx context.Context) error {
-	limit := demoPatience
+// postEvent sends one event.
+func postEvent(ctx context.Context, c *client, event []byte) error {
+	header := http.Header{"Content-Type": {"application/json"}}
+	_, err := c.send(ctx, http.MethodPost, c.workspacePath("events"), header, event)
+	return err
+}
+
+// patience is how long the first act may take.
+func (d *demo) patience() time.Duration {
+	limit := demoPatience + time.Duration(d.command.Events)*50*time.Millisecond
 	for _, wait := range d.policy.Retry {
 		limit += 2*wait + 2*d.policy.Deadline
 	}
-	limit += time.Duration(d.command.Events) * 50 * time.Millisecond
+	return limit
+}
+
+// await returns once done says so, which is asked with mu held whenever something has happened.
+func (d *demo) await(ctx context.Context, limit time.Duration, done func() bool) error {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	for {
 		d.mu.Lock()
-		finished, changed := d.finished(), d.changed
+		isDone, changed := done(), d.changed
 		d.mu.Unlock()
-		if finished {
+		if isDone {
 			return nil
 		}
 		select {
@@ -256,7 +308,8 @@ func (d *demo) await(ctx context.Context) error {
 	}
 }
 
-// finished is for holders of mu.
+// finished says, for holders of mu, that healthy and flaky have everything, and that dead has lost its
+// first event and has gone on to the next.
 func (d *demo) finished() bool {
 	for _, sink := range d.sinks {
 		b := sink.book
@@ -343,7 +396,7 @@ func (d *demo) reconcile(ctx context.Context) (waiting []uint64, missing string,
 	}
 }
 
-// invite says how to play with the relay that goes on.
+// invite says how to play with what goes on.
 func (d *demo) invite(url string) {
 	key := filepath.Join(d.settings.data, "admin.key")
 	d.say(fmt.Sprintf(`
@@ -355,7 +408,19 @@ The relay and its endpoints go on until Ctrl-C.
   curl -H "Authorization: Bearer $(cat %[2]s)" %[1]s/v1/workspaces/%[3]s/events \
     -H 'Content-Type: application/json' -d '{"event_type":"message.received","message":{"text":"Ciao!"}}'
   staffetta endpoints list --relay %[1]s --data %[4]s --workspace %[3]s
-`, url, key, demoWorkspace, d.settings.data))
+
+So do the receiver and its CRM, which get what workspace %[5]s sends.
+  staffetta events send --sample message.received --relay %[1]s --data %[4]s --workspace %[5]s
+  staffetta targets --receiver=%[6]s --data %[7]s
+  staffetta attempts --receiver=%[6]s --data %[7]s
+`, url, key, demoWorkspace, d.settings.data, crmWorkspace, d.receiver.admin, d.receiver.settings.data))
+}
+
+// hideEndpoints keeps what the endpoints go on with from the display of the second act.
+func (d *demo) hideEndpoints(hidden bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.hidden = hidden
 }
 
 // say prints a line between those of the endpoints.
@@ -363,4 +428,29 @@ func (d *demo) say(line string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_, _ = fmt.Fprintln(d.out, line)
+}
+
+// show prints, for holders of mu, what happened to whom.
+func (d *demo) show(at time.Time, who colour, name, what string) {
+	_, _ = fmt.Fprintf(d.out, "%s  %s  %s\n", d.paint.text(dim, fmt.Sprintf("%7.3fs", at.Sub(d.start).Seconds())),
+		d.paint.text(who, fmt.Sprintf("%-8s", name)), what)
+}
+
+// happened tells those who wait, for holders of mu.
+func (d *demo) happened() {
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// eventNumbers count events by their id, from 1.
+type eventNumbers map[string]int
+
+// of is an event's number: the next one where it had none.
+func (n eventNumbers) of(id string) int {
+	number, known := n[id]
+	if !known {
+		number = len(n) + 1
+		n[id] = number
+	}
+	return number
 }

@@ -83,24 +83,33 @@ func (d *demo) openSinks() (stop func(), err error) {
 		{name: "flaky", about: "fails now and then: a 500 on event 2, no answer in time on event 5, a 500 twice on event 9", colour: yellow, temper: flaky},
 		{name: "dead", about: "answers 503, always", colour: red, temper: dead},
 	}
-	var servers []*http.Server
+	var stops []func()
 	stop = func() {
-		for _, s := range servers {
-			_ = s.Close()
+		for _, stop := range stops {
+			stop()
 		}
 	}
 	for _, sink := range d.sinks {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		address, stopOne, err := serveDemo(sink)
 		if err != nil {
 			stop()
 			return nil, fmt.Errorf("start the demo's endpoints: %w", err)
 		}
-		sink.demo, sink.url = d, "http://"+listener.Addr().String()+"/"+sink.name
-		server := &http.Server{Handler: sink, ReadTimeout: time.Minute}
-		servers = append(servers, server)
-		go func() { _ = server.Serve(listener) }() // ends with stop
+		stops = append(stops, stopOne)
+		sink.demo, sink.url = d, address+"/"+sink.name
 	}
 	return stop, nil
+}
+
+// serveDemo serves on a free port of this machine until stop is called.
+func serveDemo(h http.Handler) (url string, stop func(), err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, err
+	}
+	server := &http.Server{Handler: h, ReadTimeout: time.Minute}
+	go func() { _ = server.Serve(listener) }() // ends with stop
+	return "http://" + listener.Addr().String(), func() { _ = server.Close() }, nil
 }
 
 // ServeHTTP takes one attempt.
@@ -143,15 +152,13 @@ func (e *demoEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // numberOf is for holders of mu. An event that the demo did not send gets the next number.
 func (d *demo) numberOf(id string, body []byte) int {
-	number, known := d.numbers[id]
-	if !known {
+	number := d.numbers.of(id)
+	if number > len(d.types) {
 		eventType := "an unknown type"
 		if p, err := staffetta.Canonicalize(body); err == nil {
 			eventType = string(p.EventType)
 		}
 		d.types = append(d.types, eventType)
-		number = len(d.types)
-		d.numbers[id] = number
 	}
 	return number
 }
@@ -183,7 +190,7 @@ func (e *demoEndpoint) end(event, n, status int, v staffetta.Verdict, signed err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	since, tint := time.Since(d.start), green
+	now, tint := time.Now(), green
 	switch v.Action {
 	case staffetta.Retry:
 		answer, tint = answer+", again in "+v.Wait.String(), yellow
@@ -192,18 +199,16 @@ func (e *demoEndpoint) end(event, n, status int, v staffetta.Verdict, signed err
 		e.book.dropped++
 	default:
 		e.book.delivered++
-		e.book.lastDelivery = since
+		e.book.lastDelivery = now.Sub(d.start)
 	}
 	if signed != nil {
 		answer, tint = answer+"; the signature is wrong", red
 	}
-	_, _ = fmt.Fprintf(d.out, "%s  %s  %s  %s  %s\n",
-		d.paint.text(dim, fmt.Sprintf("%7.3fs", since.Seconds())),
-		d.paint.text(e.colour, fmt.Sprintf("%-7s", e.name)),
-		fmt.Sprintf("%3d %-25s", event, clean(d.types[event-1])),
-		d.attemptText(n), d.paint.text(tint, answer))
-	close(d.changed)
-	d.changed = make(chan struct{})
+	if !d.hidden {
+		d.show(now, e.colour, e.name, fmt.Sprintf("%3d %-25s  %s  %s",
+			event, clean(d.types[event-1]), d.attemptText(n), d.paint.text(tint, answer)))
+	}
+	d.happened()
 }
 
 // attemptText makes a retry stand out.
