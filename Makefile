@@ -67,6 +67,10 @@ lint: ## check style and the import rules; installs the pinned golangci-lint if 
 	fi; \
 	"$$lint" run --allow-parallel-runners ./...
 
+.PHONY: check-deploy
+check-deploy: build ## check deploy and the commands of docs/receiver.md against the binary
+	.ci/deploy
+
 .PHONY: clean
 clean: ## remove ./bin; ./data stays
 	rm -rf bin

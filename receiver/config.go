@@ -167,6 +167,13 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// ConfigError is what New returns where a setting cannot be: it says which, and what to do.
+type ConfigError struct{ err error }
+
+func (e *ConfigError) Error() string { return e.err.Error() }
+
+func (e *ConfigError) Unwrap() error { return e.err }
+
 // configError says which setting cannot be, and what to do.
 func configError(setting, text string) error { return fmt.Errorf("%s: %s", setting, text) }
 

@@ -58,6 +58,7 @@ func (r *Receiver) purge(ctx context.Context) (half bool, err error) {
 	}
 	info := stream.CachedInfo()
 	half = info.Config.MaxBytes > 0 && info.State.Bytes > uint64(info.Config.MaxBytes)/2
+	r.full.Store(info.Config.MaxBytes > 0 && info.State.Bytes+uint64(r.cfg.MaxBody+blockBytes) > uint64(info.Config.MaxBytes))
 	retention := max(r.cfg.Retention, 0)
 	if half {
 		retention = 0

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -39,13 +40,14 @@ type Receiver struct {
 	conns     []*nats.Conn
 	records   jetstream.JetStream
 	replaying sync.Mutex
+	full      atomic.Bool // the journal has no room for another event
 }
 
 // New loads what is stored and binds the address. Nothing is taken or handed over before Run, which
 // must follow.
 func New(ctx context.Context, cfg Config) (*Receiver, error) {
 	if err := cfg.setDefaults(); err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	r := &Receiver{
 		cfg: cfg, paths: make(map[string]*source), accepting: cfg.Accepting, metrics: cfg.Metrics,
@@ -79,7 +81,7 @@ func (r *Receiver) open(ctx context.Context) error {
 		return err
 	}
 	if r.cfg.Upstream != "" {
-		r.upstream = newUpstream(r.cfg.Upstream, r.cfg.TrustedProxies, r.cfg.Log)
+		r.upstream = newUpstream(r.cfg.Upstream, r.cfg.TrustedProxies, r.cfg.Log).handle
 	}
 	r.server = r.newServer()
 	if r.cfg.NoListener {
@@ -107,7 +109,7 @@ func (r *Receiver) connect(name string) (jetstream.JetStream, error) {
 func (r *Receiver) openSource(ctx context.Context, c *Source, intake jetstream.JetStream) (*source, error) {
 	verifier, err := staffetta.NewVerifier(c.Verify, c.Keys)
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	s := &source{name: c.Name, path: c.Path, verifier: verifier, allow: c.Allow}
 	s.journal = newJournal(c.Name, intake, r.records, r.cfg.KeyBound/len(r.cfg.Sources), r.cfg.Log)
@@ -130,7 +132,7 @@ func (r *Receiver) openFeed(ctx context.Context, s *source, c *Source, t *Target
 	f := &feed{source: s.name, target: t.Name, kind: t.kind(), journal: s.journal, records: r.records, metrics: r.metrics}
 	batch, err := f.openHandler(t, c)
 	if err != nil {
-		return nil, err
+		return nil, &ConfigError{err}
 	}
 	order := c.feedOrder(batch > 1)
 	if order == sender.OrderKey {
@@ -181,7 +183,14 @@ func (r *Receiver) Addr() net.Addr {
 }
 
 // Ready says why webhooks cannot be taken now, or nil.
-func (r *Receiver) Ready() error { return r.accepting() }
+func (r *Receiver) Ready() error {
+	if r.full.Load() {
+		return errFull
+	}
+	return r.accepting()
+}
+
+var errFull = errors.New("the store is full; webhooks are taken again once some are handed over")
 
 // Run takes webhooks and hands their events over until ctx ends. Then it lets the requests under way
 // end, stores what came, lets the attempts in flight end, and returns when all that it started has

@@ -1,12 +1,11 @@
 package receiver
 
 import (
-	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/valyala/fasthttp"
-	"github.com/valyala/fasthttp/fasthttpadaptor"
 )
 
 const (
@@ -23,61 +21,181 @@ const (
 	// upstreamIdle is how long a connection to it stays open unused, upstreamConns how many there may be.
 	upstreamIdle  = 30 * time.Second
 	upstreamConns = 1000
+	// upstreamBody bounds the reading of a request's body.
+	upstreamBody = time.Hour
 )
 
-// newUpstream passes requests on to the server behind and its answers back, streamed, as a reverse
-// proxy: without the headers of one connection, with X-Forwarded-For, -Host and -Proto. It answers 502
+// upstream passes requests on to the server behind and its answers back, streamed, as a reverse proxy
+// does: without the headers of one connection, with X-Forwarded-For, -Host and -Proto. It answers 502
 // where the server cannot be reached, 504 where it does not answer in time.
-func newUpstream(target string, trusted []netip.Prefix, log zerolog.Logger) fasthttp.RequestHandler {
+type upstream struct {
+	to        *url.URL
+	trusted   []netip.Prefix
+	transport http.RoundTripper
+	log       zerolog.Logger
+}
+
+func newUpstream(target string, trusted []netip.Prefix, log zerolog.Logger) *upstream {
 	to, _ := url.Parse(target) // checked by Config
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(p *httputil.ProxyRequest) {
-			p.SetURL(to)
-			p.Out.Host = p.In.Host
-			peer, _ := netip.ParseAddrPort(p.In.RemoteAddr)
-			if contains(trusted, peer.Addr().Unmap()) {
-				p.Out.Header["X-Forwarded-For"] = p.In.Header["X-Forwarded-For"]
-			}
-			p.SetXForwarded()
-			if proto := p.In.Header.Get("X-Forwarded-Proto"); contains(trusted, peer.Addr().Unmap()) && proto != "" {
-				p.Out.Header.Set("X-Forwarded-Proto", proto)
-			}
-		},
-		Transport: &http.Transport{
-			DialContext: dialer.DialContext, ResponseHeaderTimeout: upstreamHead, TLSHandshakeTimeout: 10 * time.Second,
-			IdleConnTimeout: upstreamIdle, MaxConnsPerHost: upstreamConns, MaxIdleConnsPerHost: 64, DisableCompression: true,
-		},
-		FlushInterval: -1,
-		ErrorLog:      nil,
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			status := http.StatusBadGateway
-			var timeout net.Error
-			switch {
-			case errors.Is(err, context.Canceled):
-			case errors.As(err, &timeout) && timeout.Timeout():
-				status = http.StatusGatewayTimeout
-			}
-			log.Warn().Err(withoutURL(err)).Int("status", status).Msg("the upstream does not answer")
-			http.Error(w, strings.ToLower(http.StatusText(status)), status)
-		},
+	return &upstream{to: to, trusted: trusted, log: log, transport: &http.Transport{
+		DialContext: dialer.DialContext, ResponseHeaderTimeout: upstreamHead, TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout: upstreamIdle, MaxConnsPerHost: upstreamConns, MaxIdleConnsPerHost: 64, DisableCompression: true,
+	}}
+}
+
+// handle passes one request on.
+func (u *upstream) handle(ctx *fasthttp.RequestCtx) {
+	request, err := u.request(ctx)
+	if err != nil {
+		ctx.Error("the request cannot be passed on\n", http.StatusBadRequest)
+		return
 	}
-	handler := fasthttpadaptor.NewFastHTTPHandler(proxy)
-	return func(ctx *fasthttp.RequestCtx) {
-		if _, err := url.ParseRequestURI(string(ctx.RequestURI())); err != nil { // the adaptor answers 500
-			ctx.Error("the path of the request cannot be read\n", http.StatusBadRequest)
-			return
+	if err := ctx.Conn().SetReadDeadline(time.Now().Add(upstreamBody)); err != nil {
+		u.fail(ctx, err)
+		return
+	}
+	answer, err := u.transport.RoundTrip(request)
+	if err != nil {
+		u.fail(ctx, err)
+		return
+	}
+	h := &ctx.Response.Header
+	h.SetNoDefaultContentType(true)
+	upgraded := answer.StatusCode == http.StatusSwitchingProtocols
+	named := strings.Join(answer.Header.Values("Connection"), ",")
+	for name, values := range answer.Header {
+		if isHopByHop([]byte(name)) && !upgraded || names([]byte(named), []byte(name)) && !upgraded {
+			continue
 		}
-		// The adaptor's strings lie in buffers that the next request uses again.
-		ctx.Request.SetRequestURIBytes(bytes.Clone(ctx.RequestURI()))
-		handler(ctx)
+		for _, v := range values {
+			h.Add(name, v)
+		}
+	}
+	ctx.SetStatusCode(answer.StatusCode)
+	switch {
+	case upgraded:
+		u.tunnel(ctx, answer)
+	case ctx.IsHead() || answer.StatusCode == http.StatusNotModified || answer.StatusCode == http.StatusNoContent:
+		_ = answer.Body.Close()
+		ctx.Response.SkipBody = true
+		if answer.ContentLength >= 0 {
+			h.SetContentLength(int(answer.ContentLength))
+		}
+	default:
+		ctx.SetBodyStream(answer.Body, int(answer.ContentLength)) // -1: in chunks, as they come
 	}
 }
 
-// withoutURL drops the request's URL, which may hold secrets, from an error.
-func withoutURL(err error) error {
-	if with, ok := errors.AsType[*url.Error](err); ok {
-		return with.Err
+// request is the request as the server behind gets it.
+func (u *upstream) request(ctx *fasthttp.RequestCtx) (*http.Request, error) {
+	// The server's own strings lie in buffers that the next request uses again.
+	asked, err := url.ParseRequestURI(string(ctx.RequestURI()))
+	if err != nil {
+		return nil, err
 	}
-	return err
+	asked.Scheme, asked.Host = u.to.Scheme, u.to.Host
+	if base := strings.TrimSuffix(u.to.EscapedPath(), "/"); base != "" {
+		if asked, err = url.Parse(u.to.Scheme + "://" + u.to.Host + base + asked.RequestURI()); err != nil {
+			return nil, err
+		}
+	}
+	var body io.Reader
+	length := int64(ctx.Request.Header.ContentLength()) // -1: in chunks, -2: none
+	switch stream := ctx.RequestBodyStream(); {
+	case length == -2 || length == 0:
+	case stream != nil:
+		body = stream
+	default:
+		body = strings.NewReader(string(ctx.Request.Body()))
+	}
+	request, err := http.NewRequestWithContext(context.Background(), string(ctx.Method()), asked.String(), body)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		request.ContentLength = length
+	}
+	request.Host = string(ctx.Host())
+	u.copyHead(request.Header, ctx)
+	return request, nil
+}
+
+// copyHead gives the end-to-end headers, and says where the request came from.
+func (u *upstream) copyHead(to http.Header, ctx *fasthttp.RequestCtx) {
+	from := &ctx.Request.Header
+	named := from.Peek(fasthttp.HeaderConnection)
+	for key, value := range from.All() {
+		if !isHopByHop(key) && !names(named, key) {
+			name := http.CanonicalHeaderKey(string(key))
+			to[name] = append(to[name], string(value))
+		}
+	}
+	if protocol := from.Peek(fasthttp.HeaderUpgrade); len(protocol) > 0 && names(named, []byte("Upgrade")) {
+		to.Set("Connection", "Upgrade")
+		to.Set("Upgrade", string(protocol))
+	}
+	if _, ok := to["User-Agent"]; !ok {
+		to["User-Agent"] = nil // the transport would add its own
+	}
+	peer := addressOf(ctx.RemoteAddr())
+	proto := "http"
+	if ctx.IsTLS() {
+		proto = "https"
+	}
+	if contains(u.trusted, peer) {
+		if p := to.Get("X-Forwarded-Proto"); p != "" {
+			proto = p
+		}
+	} else {
+		to.Del("X-Forwarded-For")
+		to.Del("X-Forwarded-Host")
+	}
+	if peer.IsValid() {
+		to.Set("X-Forwarded-For", strings.Join(append(to.Values("X-Forwarded-For"), peer.String()), ", "))
+	}
+	if to.Get("X-Forwarded-Host") == "" {
+		to.Set("X-Forwarded-Host", string(ctx.Host()))
+	}
+	to.Set("X-Forwarded-Proto", proto)
+}
+
+// fail answers for a server that does not.
+func (u *upstream) fail(ctx *fasthttp.RequestCtx, err error) {
+	status := http.StatusBadGateway
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		status = http.StatusGatewayTimeout
+	}
+	if with, ok := errors.AsType[*url.Error](err); ok { // the URL may hold secrets
+		err = with.Err
+	}
+	u.log.Warn().Err(err).Int("status", status).Msg("the upstream does not answer")
+	ctx.SetConnectionClose() // what is left of the body is not to be taken for a request
+	ctx.Error(strings.ToLower(http.StatusText(status))+"\n", status)
+}
+
+// tunnel passes bytes both ways once both ends have changed to another protocol.
+func (u *upstream) tunnel(ctx *fasthttp.RequestCtx, answer *http.Response) {
+	behind, ok := answer.Body.(io.ReadWriteCloser)
+	if !ok {
+		_ = answer.Body.Close()
+		u.fail(ctx, errors.New("it switched protocols without a connection"))
+		return
+	}
+	ctx.Response.SkipBody = true
+	ctx.Hijack(func(client net.Conn) {
+		_ = client.SetDeadline(time.Time{}) // that of the request's head is over
+		ended := make(chan struct{}, 2)
+		pass := func(to io.Writer, from io.Reader) {
+			_, _ = io.Copy(to, from) // either end may go at any time
+			ended <- struct{}{}
+		}
+		go pass(behind, client)
+		go pass(client, behind)
+		<-ended
+		_ = behind.Close()
+		_ = client.Close()
+		<-ended
+	})
 }

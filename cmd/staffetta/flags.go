@@ -72,7 +72,11 @@ func (f yamlFile) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, 
 		text, err := yaml.Marshal(value)
 		return string(text), err
 	}
-	if list, isList := value.([]any); isList {
+	list, isList := value.([]any)
+	if isList && flag.Tag.Sep == -1 { // its items may have commas in them
+		return value, nil
+	}
+	if isList {
 		items := make([]string, len(list))
 		for i, item := range list {
 			items[i] = fmt.Sprint(item)

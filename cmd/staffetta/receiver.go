@@ -82,6 +82,9 @@ func (c *receiverCommand) Run(s *surroundings) error {
 	}
 	running := func(r *receiver.Receiver, admin net.Addr) { c.printStart(s.stdout, settings, r, admin) }
 	err = runReceiver(s.ctx, settings, running)
+	if wrong, ok := errors.AsType[*receiver.ConfigError](err); ok {
+		return usageError(wrong.Error())
+	}
 	if s.ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // stopped while it started
 	}
@@ -92,7 +95,7 @@ func (c *receiverCommand) Run(s *surroundings) error {
 func (c *receiverCommand) settings(log zerolog.Logger) (receiverSettings, error) {
 	sources, err := c.sources()
 	if err != nil {
-		return receiverSettings{}, err
+		return receiverSettings{}, usageError(err.Error())
 	}
 	trusted, err := receiver.ParseNetworks(c.TrustedProxies)
 	if err != nil {
@@ -100,6 +103,9 @@ func (c *receiverCommand) settings(log zerolog.Logger) (receiverSettings, error)
 	}
 	if c.LogRetention < time.Second || c.DeadLetterRetention < ageFlag(time.Second) || c.MaxAge < ageFlag(time.Second) {
 		return receiverSettings{}, usageError("--log-retention, --dead-letter-retention and --max-age must be at least 1s")
+	}
+	if c.MaxBody < 1 || c.MaxBody > receiver.MaxBodyLimit {
+		return receiverSettings{}, usageError("--max-body must be between 1 byte and 15MiB")
 	}
 	if c.MaxBytes != 0 && c.MaxBytes < 16<<20 {
 		return receiverSettings{}, usageError("--max-bytes must be 0 or at least 16MiB")

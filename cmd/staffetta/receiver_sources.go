@@ -44,31 +44,31 @@ type sourceEntry struct {
 // targetEntry is a target: one of its members is there.
 type targetEntry struct {
 	HTTP *struct {
-		targetRules `yaml:",inline"`
+		TargetRules `yaml:",inline"`
 		URL         string                `yaml:"url"`
 		Headers     map[string]secretText `yaml:"headers"`
 	} `yaml:"http"`
 	Postgres *struct {
-		targetRules `yaml:",inline"`
+		TargetRules `yaml:",inline"`
 		DSN         secretText `yaml:"dsn"`
 		Table       string     `yaml:"table"`
 	} `yaml:"postgres"`
 	NATS *struct {
-		targetRules `yaml:",inline"`
+		TargetRules `yaml:",inline"`
 		URL         secretText `yaml:"url"`
 		Subject     string     `yaml:"subject"`
 		Credentials string     `yaml:"credentials"`
 	} `yaml:"nats"`
 	File *struct {
-		targetRules `yaml:",inline"`
+		TargetRules `yaml:",inline"`
 		Path        string   `yaml:"path"`
 		MaxBytes    sizeText `yaml:"max_bytes"`
 		Keep        int      `yaml:"keep"`
 	} `yaml:"file"`
 }
 
-// targetRules are what all kinds of targets have.
-type targetRules struct {
+// TargetRules are what all kinds of targets have; the YAML decoder asks for the exported name.
+type TargetRules struct {
 	Name        string       `yaml:"name"`
 	Rate        rateText     `yaml:"rate"`
 	Concurrency int          `yaml:"concurrency"`
@@ -82,7 +82,7 @@ type targetRules struct {
 }
 
 // rules fills in what all kinds have.
-func (r *targetRules) rules(t receiver.Target) receiver.Target {
+func (r *TargetRules) rules(t receiver.Target) receiver.Target {
 	t.Name, t.Rate, t.Concurrency, t.Timeout = r.Name, float64(r.Rate), r.Concurrency, time.Duration(r.Timeout)
 	if r.Retry == nil {
 		return t

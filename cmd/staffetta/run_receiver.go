@@ -173,6 +173,6 @@ func (s *adminServer) serve(ctx context.Context) error {
 	if s.http.Shutdown(bounded) != nil {
 		_ = s.http.Close()
 	}
-	<-failed
+	_ = <-failed // that it was shut down
 	return nil
 }
