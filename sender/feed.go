@@ -25,6 +25,7 @@ type Feed struct {
 	start      feedRecord // where Run goes on
 	blocks     sync.Pool  // of *feedBlock
 	complaints seldom
+	log        zerolog.Logger
 
 	mu    sync.Mutex
 	state FeedState
@@ -36,6 +37,7 @@ func NewFeed(cfg FeedConfig) (*Feed, error) {
 		return nil, err
 	}
 	f := &Feed{cfg: cfg, id: nuid.Next()[14:]}
+	f.log = cfg.Log.With().Str("feed", cfg.Name).Str("workspace", cfg.Workspace).Str("endpoint", cfg.Endpoint).Logger()
 	f.blocks.New = func() any { return new(feedBlock) }
 	return f, nil
 }
@@ -54,7 +56,7 @@ func (f *Feed) Load(ctx context.Context) error {
 	}
 	if end := stream.CachedInfo().State.LastSeq; r.high.sequence > end+1 {
 		// Sequences that are no longer there will be those of other events.
-		f.log(f.cfg.Log.Error()).Uint64("cursor", r.high.sequence).Uint64("last", end).
+		f.log.Error().Uint64("cursor", r.high.sequence).Uint64("last", end).
 			Msg("the store lost events that were read already; going on at its end")
 		r.high = position{end + 1, 0}
 		for i, m := range r.marks {
@@ -116,11 +118,6 @@ func (f *Feed) publish(s *FeedState) {
 	f.mu.Lock()
 	f.state = *s
 	f.mu.Unlock()
-}
-
-// log names the feed in a line of the log.
-func (f *Feed) log(e *zerolog.Event) *zerolog.Event {
-	return e.Str("feed", f.cfg.Name).Str("workspace", f.cfg.Workspace).Str("endpoint", f.cfg.Endpoint)
 }
 
 // seldom thins out what repeats itself.

@@ -20,7 +20,7 @@ const (
 type brake struct {
 	step time.Duration // between two events; 0 without a rate
 	next time.Time     // when the next event may go
-	held bool          // something waits for that
+	held bool          // something waited for that, and the steps may lag behind
 
 	pausedUntil time.Time
 
@@ -48,15 +48,15 @@ func (b *brake) opensAt(now time.Time, p position) time.Time {
 		at = later(at, b.next)
 	}
 	at = later(at, b.pausedUntil)
-	if b.down && !b.spares(p) {
+	if b.down && (b.several || b.suspects(p)) {
 		at = later(at, b.probeAt)
 	}
 	return at
 }
 
-// spares reports that what is known of a target that is down says nothing about the event at p: only
-// another event has failed, time and again, which may be that event's fault.
-func (b *brake) spares(p position) bool { return !b.several && p != b.only }
+// suspects reports that the target is taken to be down because of the event at p alone, which has
+// failed time and again. That may be the event's fault: others need not wait for the next probe.
+func (b *brake) suspects(p position) bool { return b.down && !b.several && p == b.only }
 
 // start takes notice of n events that are handed over.
 func (b *brake) start(now time.Time, n int) {
@@ -70,7 +70,7 @@ func (b *brake) start(now time.Time, n int) {
 		floor = now.Add(-rateLateness)
 	}
 	b.next = later(b.next, floor).Add(time.Duration(n) * b.step)
-	b.held = false
+	b.held = b.held && b.next.Before(now) // it is still behind
 }
 
 // pause keeps the target from being called for d.

@@ -157,7 +157,7 @@ func (c *feedCall) tell(f *Feed, i int, started, now time.Time, o staffetta.Outc
 func (c *feedCall) giveUp(ctx context.Context, f *Feed, i, n int) {
 	c.dropErr = f.drop(ctx, c.entries[i], n, c.outcome)
 	if c.dropErr != nil && ctx.Err() == nil && f.complaints.due() {
-		f.log(f.cfg.Log.Error().Err(c.dropErr)).Str("event_id", c.entries[i].Event.ID).
+		f.log.Error().Err(c.dropErr).Str("event_id", c.entries[i].Event.ID).
 			Msg("cannot record a dropped event; those behind it wait until it can be")
 	}
 }
@@ -166,7 +166,7 @@ func (c *feedCall) giveUp(ctx context.Context, f *Feed, i, n int) {
 func (f *Feed) handOver(ctx context.Context, entries []*Entry, n int) (h Handed) {
 	defer func() {
 		if v := recover(); v != nil {
-			f.log(f.cfg.Log.Error()).Bytes("stack", debug.Stack()).Msg("the target panicked")
+			f.log.Error().Bytes("stack", debug.Stack()).Msg("the target panicked")
 			h = Handed{Outcome: staffetta.Outcome{Error: staffetta.ErrorTarget, Detail: panicked(v)}}
 		}
 	}()

@@ -227,7 +227,7 @@ func (l *feedLoop) wrote(err error) error {
 		l.keeper.taken = true
 		return fmt.Errorf("write cursor of feed %s: %w", l.cfg.Name, err)
 	case err != nil && l.feed.complaints.due():
-		l.feed.log(l.cfg.Log.Error().Err(err)).Msg("cannot write the cursor; trying again")
+		l.feed.log.Error().Err(err).Msg("cannot write the cursor; trying again")
 	}
 	return nil
 }

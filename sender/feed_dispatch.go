@@ -31,7 +31,7 @@ func (l *feedLoop) dispatch(now time.Time) {
 				continue
 			}
 			l.startTry(lane, now)
-		case l.ready.last != lane && l.brake.down && !l.brake.spares(lane.head.position):
+		case l.ready.last != lane && l.brake.suspects(lane.head.position):
 			l.ready.push(l.ready.pop()) // what it waits for does not hold back the others
 		default:
 			l.blockedTo = at
@@ -140,7 +140,7 @@ func (l *feedLoop) succeeded(c *feedCall) {
 	l.state.LastSuccessAt = c.endedAt
 	l.state.LastError, l.state.LastErrorAt = "", time.Time{}
 	if l.brake.succeeded() {
-		l.feed.log(l.cfg.Log.Info()).Msg("the target takes events again")
+		l.feed.log.Info().Msg("the target takes events again")
 		l.revive(c.endedAt)
 	}
 }
@@ -149,13 +149,13 @@ func (l *feedLoop) succeeded(c *feedCall) {
 func (l *feedLoop) decide(c *feedCall, e *feedEvent) {
 	switch {
 	case c.gone:
-		l.feed.log(l.cfg.Log.Error()).Uint64("sequence", e.sequence).Int("index", e.index).
+		l.feed.log.Error().Uint64("sequence", e.sequence).Int("index", e.index).
 			Msg("an event is no longer stored, or cannot be read any more; it is passed over")
 		l.keeper.touch(c.endedAt, false)
 		l.settle(e)
 	case c.fetchErr != nil:
 		if !l.stopping && l.feed.complaints.due() {
-			l.feed.log(l.cfg.Log.Error().Err(c.fetchErr)).Msg("cannot read an event again; trying again")
+			l.feed.log.Error().Err(c.fetchErr).Msg("cannot read an event again; trying again")
 		}
 		e.due = c.endedAt.Add(time.Second)
 	case c.drop:
@@ -179,7 +179,7 @@ func (l *feedLoop) failed(c *feedCall, e *feedEvent) {
 		e.firstFailed = c.endedAt
 	}
 	if !c.handed.Permanent && l.brake.failed(c.endedAt, e.position, c.probe) {
-		l.feed.log(l.cfg.Log.Warn()).Stringer("outcome", c.outcome).
+		l.feed.log.Warn().Stringer("outcome", c.outcome).
 			Msg("the target takes nothing; trying it with one event at a time")
 	}
 	if c.verdict.Action == staffetta.Drop {

@@ -123,7 +123,7 @@ func (l *feedLoop) lastWords(err error) error {
 		l.write(time.Now())
 		e := <-l.keeper.written
 		if err = l.wrote(e); err == nil && e != nil {
-			l.feed.log(l.cfg.Log.Error().Err(e)).Msg("cannot write the cursor at the stop; some events will be handed over again")
+			l.feed.log.Error().Err(e).Msg("cannot write the cursor at the stop; some events will be handed over again")
 		}
 	}
 	l.publish()
@@ -166,7 +166,7 @@ func (l *feedLoop) readmit(now time.Time, b *feedBlock) {
 	l.pending = l.pending[len(b.marks):]
 	for _, m := range b.marks {
 		if m.index >= len(b.entries) {
-			l.feed.log(l.cfg.Log.Error()).Uint64("sequence", m.sequence).Int("index", m.index).
+			l.feed.log.Error().Uint64("sequence", m.sequence).Int("index", m.index).
 				Msg("an event is no longer stored, or cannot be read any more; it is passed over")
 			continue
 		}

@@ -151,7 +151,7 @@ func (r *feedReader) run(ctx context.Context, marks []feedMark) {
 func (r *feedReader) complain(ctx context.Context, err error) {
 	f := r.feed
 	if ctx.Err() == nil && f.complaints.due() {
-		f.log(f.cfg.Log.Error().Err(err)).Msg("cannot read the feed's events; trying again")
+		f.log.Error().Err(err).Msg("cannot read the feed's events; trying again")
 	}
 	_ = pauseFor(ctx, time.Second)
 }
@@ -247,7 +247,7 @@ func (r *feedReader) deliver(ctx context.Context, meta *jetstream.MsgMetadata, d
 	f := r.feed
 	b, err := f.newBlock(meta.Sequence.Stream, meta.Timestamp, data)
 	if err != nil {
-		f.log(f.cfg.Log.Error().Err(err)).Uint64("sequence", b.sequence).Msg("a stored block cannot be read; its events are passed over")
+		f.log.Error().Err(err).Uint64("sequence", b.sequence).Msg("a stored block cannot be read; its events are passed over")
 	}
 	if !r.hand(ctx, b) {
 		return false
