@@ -20,6 +20,10 @@ type Layout struct {
 	// most: five eighths of Config.MaxStore.
 	Journal      bool
 	JournalBytes int64
+	// KeyBytes bounds the record of a journal's event ids, 20 bytes each; the oldest go first, and what
+	// is left of the store is the cursors'. Default 256 MiB; embedded: at most a sixteenth of
+	// Config.MaxStore.
+	KeyBytes int64
 	// Replicas of every stream, for an external cluster: 1, 3 or 5. Default 1.
 	Replicas int
 	// DuplicateWindow is how long a repeated Nats-Msg-Id is recognised; the server keeps the ids of
@@ -76,6 +80,9 @@ func (l Layout) within(maxStore int64) (Layout, error) {
 	if l.JournalBytes > maxStore/8*5 {
 		return l, fmt.Errorf("journal bytes: %d is more than five eighths of the store's %d", l.JournalBytes, maxStore)
 	}
+	if l.Journal && l.KeyBytes == 0 {
+		l.KeyBytes = min(256<<20, maxStore/16)
+	}
 	if l.AttemptBytes > maxStore {
 		return l, fmt.Errorf("attempt log bytes: %d is more than the store's %d", l.AttemptBytes, maxStore)
 	}
@@ -112,6 +119,9 @@ func (l Layout) withDefaults() (Layout, error) {
 	if l.AttemptBytes == 0 {
 		l.AttemptBytes = 2 << 30
 	}
+	if l.Journal && l.KeyBytes == 0 {
+		l.KeyBytes = 256 << 20
+	}
 	if l.IdempotencyAge == 0 {
 		l.IdempotencyAge = 24 * time.Hour
 	}
@@ -128,8 +138,8 @@ func (l Layout) withDefaults() (Layout, error) {
 		return l, fmt.Errorf("attempt log age: must be at least 1s")
 	case l.AttemptBytes < 1<<20:
 		return l, fmt.Errorf("attempt log bytes: must be at least 1 MiB")
-	case l.Journal && l.JournalBytes < 1<<20:
-		return l, fmt.Errorf("journal bytes: must be at least 1 MiB")
+	case l.Journal && (l.JournalBytes < 1<<20 || l.KeyBytes < 64<<10):
+		return l, fmt.Errorf("journal bytes, key bytes: must be at least 1 MiB and 64 KiB")
 	case l.DeadLetterBytes < 1<<20:
 		return l, fmt.Errorf("dead letter bytes: must be at least 1 MiB")
 	}
@@ -154,6 +164,7 @@ func (l Layout) streams() []jetstream.StreamConfig {
 
 	if l.Journal {
 		keys.Subjects = []string{staffetta.JournalKeySubjects}
+		keys.MaxBytes = l.KeyBytes
 		journal := l.stream(staffetta.JournalStream, staffetta.JournalSubjects)
 		journal.Discard = jetstream.DiscardNew // full is an error to who stores, never a loss
 		journal.MaxBytes, journal.Duplicates = l.JournalBytes, l.DuplicateWindow

@@ -2,8 +2,10 @@ package receiver
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -84,13 +86,42 @@ func (f *feed) split(data []byte, dst []sender.Entry) ([]sender.Entry, error) {
 		e := sender.Entry{Data: stored, Skip: len(id.target) > 0 && string(id.target) != f.target}
 		if !e.Skip {
 			m := readMembers(id.body, "event_type", f.pointer)
-			e.Key = m.pointed
-			e.Event = staffetta.Event{ID: string(id.eventID), Type: m.first, Payload: id.body, Replay: id.replay}
+			e.Key = boundedKey(m.pointed)
+			e.Event = staffetta.Event{ID: string(id.eventID), Type: boundedType(m.first), Payload: id.body, Replay: id.replay}
 		}
 		dst = append(dst, e)
 		return nil
 	})
 	return dst, err
+}
+
+// What a payload says of itself may be of any size: a type travels in headers, and a key stays in memory.
+const (
+	maxEventType = 128
+	maxKey       = 128
+)
+
+// boundedType is the event's type, without what cannot stand in a header.
+func boundedType(eventType string) string {
+	clean := func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}
+	if len(eventType) > maxEventType {
+		eventType = eventType[:maxEventType]
+	}
+	return strings.Map(clean, eventType)
+}
+
+// boundedKey stands for a key: a long one by its digest.
+func boundedKey(key string) string {
+	if len(key) <= maxKey {
+		return key
+	}
+	sum := sha256.Sum256([]byte(key))
+	return string(sum[:])
 }
 
 // Drop stores the event as a dead letter, as it came in. The message id makes a repeat after a crash

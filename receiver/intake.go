@@ -117,7 +117,7 @@ func (r *Receiver) handleSource(ctx *fasthttp.RequestCtx, s *source, now time.Ti
 	if !ctx.IsPost() {
 		return replyMethod, false
 	}
-	address := clientAddress(ctx.RemoteAddr(), ctx.Request.Header.Peek(fasthttp.HeaderXForwardedFor), r.cfg.TrustedProxies)
+	address := clientAddress(ctx.RemoteAddr(), forwardedLines(&ctx.Request.Header), r.cfg.TrustedProxies)
 	if len(s.allow) > 0 && !contains(s.allow, address) {
 		return replyNetwork, false
 	}
@@ -129,6 +129,15 @@ func (r *Receiver) handleSource(ctx *fasthttp.RequestCtx, s *source, now time.Ti
 	x.head(ctx, address)
 	x.request.ReceivedAt, x.request.TLS = now, ctx.IsTLS() || r.forwardedTLS(ctx)
 	return r.take(s, ctx.Request.Header.Peek, &x.request), true
+}
+
+// forwardedLines are those of the header X-Forwarded-For: a proxy may add a line to those that came.
+func forwardedLines(h *fasthttp.RequestHeader) []byte {
+	lines := h.PeekAll(fasthttp.HeaderXForwardedFor)
+	if len(lines) == 0 {
+		return nil
+	}
+	return bytes.Join(lines, []byte{','})
 }
 
 // forwardedTLS says that a trusted proxy took the request over TLS.
@@ -210,7 +219,7 @@ func (r *Receiver) serve(w http.ResponseWriter, q *http.Request, s *source, now 
 		return replyMethod
 	}
 	peer, _ := netip.ParseAddrPort(q.RemoteAddr)
-	address := clientAddress(tcpAddress(peer), []byte(q.Header.Get("X-Forwarded-For")), r.cfg.TrustedProxies)
+	address := clientAddress(tcpAddress(peer), []byte(strings.Join(q.Header.Values("X-Forwarded-For"), ",")), r.cfg.TrustedProxies)
 	if len(s.allow) > 0 && !contains(s.allow, address) {
 		return replyNetwork
 	}

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -74,26 +75,35 @@ func (j *journal) load(ctx context.Context) error {
 
 // findEnd reads the last block's place and number.
 func (j *journal) findEnd(ctx context.Context) error {
+	m, end, err := j.lastBlock(ctx)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		j.last.Store(m.Sequence)
+	}
+	j.end.Store(end)
+	return nil
+}
+
+// lastBlock reads the last block, nil without one, and the ordinal behind it.
+func (j *journal) lastBlock(ctx context.Context) (*jetstream.RawStreamMsg, uint64, error) {
 	stream, err := j.records.Stream(ctx, staffetta.JournalStream)
 	if err != nil {
-		return fmt.Errorf("open journal: %w", err)
+		return nil, 0, fmt.Errorf("open journal: %w", err)
 	}
 	m, err := stream.GetLastMsgForSubject(ctx, j.subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		j.last.Store(0)
-		j.end.CompareAndSwap(0, 1)
-		return nil
+		return nil, 1, nil
 	}
 	if err != nil {
-		return fmt.Errorf("find the end of the journal of source %s: %w", j.source, err)
+		return nil, 0, fmt.Errorf("find the end of the journal of source %s: %w", j.source, err)
 	}
 	_, end, err := blockOrdinals(m.Data)
 	if err != nil {
-		return fmt.Errorf("find the end of the journal of source %s: %w", j.source, err)
+		return nil, 0, fmt.Errorf("find the end of the journal of source %s: %w", j.source, err)
 	}
-	j.last.Store(m.Sequence)
-	j.end.Store(end)
-	return nil
+	return m, end, nil
 }
 
 // store returns once the request is stored, or was within the last day. An error wraps errUnavailable:
@@ -252,20 +262,21 @@ func (j *journal) storeBlock(ctx context.Context, b *block) (uint64, error) {
 // at another than was thought, behind which it is to be offered again; or beyond, where somebody else
 // has written.
 func (j *journal) foundAt(ctx context.Context, b *block) (uint64, error) {
-	ours := j.end.Load()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := j.findEnd(ctx); err != nil {
+	m, end, err := j.lastBlock(ctx)
+	switch {
+	case err != nil:
 		return 0, err
-	}
-	switch end := j.end.Load(); {
-	case end == ours+uint64(b.count):
-		j.end.Store(ours)
-		return j.last.Load(), nil
-	case end > ours:
+	case m == nil:
+		j.last.Store(0)
+		return 0, nil
+	case bytes.Equal(m.Data, b.data):
+		return m.Sequence, nil
+	case end > j.end.Load():
 		return 0, errTaken
 	default:
-		j.end.Store(ours)
+		j.last.Store(m.Sequence)
 		return 0, nil
 	}
 }

@@ -190,8 +190,10 @@ func (j *journal) writeKeys(ctx context.Context) {
 		j.mu.Lock()
 		batch := j.keys.pending[:min(len(j.keys.pending), keysOfRecord)]
 		more := len(j.keys.pending) > len(batch)
+		last := j.last.Load() // the keys of blocks up to it are pending, or on record
 		j.mu.Unlock()
 		if len(batch) == 0 {
+			j.covered.Store(max(j.covered.Load(), last))
 			return
 		}
 		covered := batch[len(batch)-1].sequence

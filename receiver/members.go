@@ -56,6 +56,9 @@ var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
 
 // readMembers looks both up in one pass.
 func readMembers(body []byte, name string, pointer []string) (m members) {
+	if len(pointer) > 0 && pointer[0] == name { // each is looked up by itself
+		return members{readMembers(body, name, nil).first, readMembers(body, "", pointer).pointed}
+	}
 	d := decoders.Get().(*jsontext.Decoder)
 	defer decoders.Put(d)
 	d.Reset(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))

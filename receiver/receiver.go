@@ -72,7 +72,11 @@ func (r *Receiver) open(ctx context.Context) error {
 	for i := range r.cfg.Sources {
 		s, err := r.openSource(ctx, &r.cfg.Sources[i], intake)
 		if err != nil {
-			return fmt.Errorf("source %s: %w", r.cfg.Sources[i].Path, err)
+			err = fmt.Errorf("source %s: %w", r.cfg.Sources[i].Path, err)
+			if _, wrong := errors.AsType[*ConfigError](err); wrong {
+				err = &ConfigError{err} // it says of which source and target
+			}
+			return err
 		}
 		r.sources = append(r.sources, s)
 		r.paths[s.path] = s

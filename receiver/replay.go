@@ -20,6 +20,8 @@ const (
 	maxReplayEvents = 10_000
 	// replayTime bounds one replay; it goes on when its client has gone.
 	replayTime = 10 * time.Minute
+	// replayBytes is about how much is stored at a time: live webhooks find room beside it.
+	replayBytes = 4 << 20
 )
 
 // Which events a replay takes.
@@ -140,7 +142,7 @@ func (q *replayRequest) wants(eventID string) bool {
 
 // replay stores copies of the wanted events at the end of their source's journal, each for one target.
 func (r *Receiver) replay(ctx context.Context, q replayRequest) (replayAnswer, error) {
-	x := replayer{receiver: r, replayRequest: q, dropped: make(map[string]bool)}
+	x := replayer{receiver: r, replayRequest: q, dropped: make(map[fingerprint]struct{})}
 	if err := x.letters(ctx); err != nil {
 		return x.answer, err
 	}
@@ -166,8 +168,9 @@ func (r *Receiver) replay(ctx context.Context, q replayRequest) (replayAnswer, e
 type replayer struct {
 	receiver *Receiver
 	replayRequest
-	dropped map[string]bool // event ids among the dead letters, with their target
-	copies  []*Request      // of one source, to be stored
+	dropped map[fingerprint]struct{} // targets with event ids that are among the dead letters
+	copies  []*Request               // of one source, to be stored
+	bytes   int                      // of their bodies
 	answer  replayAnswer
 }
 
@@ -184,14 +187,14 @@ func (x *replayer) letters(ctx context.Context) error {
 	var last *source
 	err = x.receiver.readLetters(ctx, filter.subject(), first, end, func(l *letter) (bool, error) {
 		id := l.header(staffetta.HeaderEventID)
-		if !filter.wants(l) || !x.wants(id) || x.dropped[l.endpoint()+" "+id] {
+		if !filter.wants(l) || !x.wants(id) || x.wasDropped(l.endpoint(), id) {
 			return false, nil
 		}
 		s, _, ok := x.receiver.findTarget(l.endpoint())
 		if !ok {
 			return false, nil // a target that is no longer configured
 		}
-		x.dropped[l.endpoint()+" "+id] = true
+		x.dropped[fingerprintOf(l.endpoint()+" "+id)] = struct{}{}
 		if x.outcome == replayDelivered {
 			return false, nil
 		}
@@ -239,7 +242,7 @@ func (x *replayer) journal(ctx context.Context, s *source) error {
 				return err
 			}
 			for _, f := range targets {
-				if meta.Sequence.Stream <= f.feed.State().Done && !x.dropped[f.id()+" "+request.EventID] {
+				if meta.Sequence.Stream <= f.feed.State().Done && !x.wasDropped(f.id(), request.EventID) {
 					if err := x.copy(ctx, s, request, f.target); err != nil {
 						return err
 					}
@@ -263,7 +266,8 @@ func (x *replayer) copy(ctx context.Context, s *source, request *Request, target
 	again.Replay, again.Target = true, target
 	again.Body = bytes.Clone(request.Body)
 	x.copies = append(x.copies, &again)
-	if len(x.copies) < blockRequests {
+	x.bytes += len(again.Body)
+	if len(x.copies) < blockRequests && x.bytes < replayBytes {
 		return nil
 	}
 	return x.flush(ctx, s)
@@ -278,6 +282,12 @@ func (x *replayer) flush(ctx context.Context, s *source) error {
 		return err
 	}
 	x.answer.Replayed += len(x.copies)
-	x.copies = x.copies[:0]
+	clear(x.copies)
+	x.copies, x.bytes = x.copies[:0], 0
 	return nil
+}
+
+func (x *replayer) wasDropped(target, eventID string) bool {
+	_, ok := x.dropped[fingerprintOf(target+" "+eventID)]
+	return ok
 }

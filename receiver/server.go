@@ -93,6 +93,7 @@ func (r *Receiver) serveUntil(ctx context.Context) error {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout+time.Second)
 	defer cancel()
 	err := r.server.ShutdownWithContext(bounded)
+	_ = r.listener.Close() // the server may come to it only now: then the shutdown did not know of it
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = nil // a sender that is still sending: its event was not acknowledged
 	}

@@ -1,6 +1,7 @@
 package receiver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -23,6 +25,10 @@ const (
 	upstreamConns = 1000
 	// upstreamBody bounds the reading of a request's body.
 	upstreamBody = time.Hour
+	// upstreamRest is how long what is left of a body is waited for once there is an answer, maxEarly how
+	// much of an answer that comes before it is passed back.
+	upstreamRest = 250 * time.Millisecond
+	maxEarly     = 1 << 20
 )
 
 // upstream passes requests on to the server behind and its answers back, streamed, as a reverse proxy
@@ -46,8 +52,12 @@ func newUpstream(target string, trusted []netip.Prefix, log zerolog.Logger) *ups
 
 // handle passes one request on.
 func (u *upstream) handle(ctx *fasthttp.RequestCtx) {
-	request, err := u.request(ctx)
+	// The transport may read the body for longer than it is ours.
+	body := &lentBody{conn: ctx.Conn(), from: ctx.RequestBodyStream(), ended: make(chan struct{})}
+	defer body.takeBack()
+	request, err := u.request(ctx, body)
 	if err != nil {
+		ctx.SetConnectionClose()
 		ctx.Error("the request cannot be passed on\n", http.StatusBadRequest)
 		return
 	}
@@ -60,9 +70,49 @@ func (u *upstream) handle(ctx *fasthttp.RequestCtx) {
 		u.fail(ctx, err)
 		return
 	}
+	if request.Body != nil && !body.endsWithin(upstreamRest) {
+		u.answerEarly(ctx, answer)
+		return
+	}
+	u.answer(ctx, answer)
+}
+
+// answer passes the answer back.
+func (u *upstream) answer(ctx *fasthttp.RequestCtx, answer *http.Response) {
+	upgraded := copyAnswer(ctx, answer)
+	switch {
+	case upgraded:
+		u.tunnel(ctx, answer)
+	case ctx.IsHead() || answer.StatusCode == http.StatusNotModified || answer.StatusCode == http.StatusNoContent:
+		_ = answer.Body.Close()
+		ctx.Response.SkipBody = true
+		if answer.ContentLength >= 0 {
+			ctx.Response.Header.SetContentLength(int(answer.ContentLength))
+		}
+	default:
+		ctx.SetBodyStream(answer.Body, int(answer.ContentLength)) // -1: in chunks, as they come
+	}
+}
+
+// answerEarly passes back an answer that came while the body was still on its way: its beginning, which
+// is all of an error's, and the end of the connection.
+func (u *upstream) answerEarly(ctx *fasthttp.RequestCtx, answer *http.Response) {
+	ctx.SetConnectionClose()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxEarly+1))
+	_ = answer.Body.Close()
+	if err != nil || len(text) > maxEarly || answer.StatusCode == http.StatusSwitchingProtocols {
+		u.fail(ctx, errors.New("it answered while the request was still on its way"))
+		return
+	}
+	copyAnswer(ctx, answer)
+	ctx.SetBody(text)
+}
+
+// copyAnswer sets status and headers; it reports whether the ends change to another protocol.
+func copyAnswer(ctx *fasthttp.RequestCtx, answer *http.Response) (upgraded bool) {
 	h := &ctx.Response.Header
 	h.SetNoDefaultContentType(true)
-	upgraded := answer.StatusCode == http.StatusSwitchingProtocols
+	upgraded = answer.StatusCode == http.StatusSwitchingProtocols
 	named := strings.Join(answer.Header.Values("Connection"), ",")
 	for name, values := range answer.Header {
 		if isHopByHop([]byte(name)) && !upgraded || names([]byte(named), []byte(name)) && !upgraded {
@@ -73,22 +123,63 @@ func (u *upstream) handle(ctx *fasthttp.RequestCtx) {
 		}
 	}
 	ctx.SetStatusCode(answer.StatusCode)
+	return upgraded
+}
+
+// lentBody is a request's body while the transport reads it: it is the server's again once the handler
+// has ended, whether the transport is done with it or not.
+type lentBody struct {
+	conn  net.Conn
+	ended chan struct{} // closed at the body's end
+
+	mu   sync.Mutex
+	from io.Reader // nil once it was taken back
+	over bool
+}
+
+func (b *lentBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	switch {
-	case upgraded:
-		u.tunnel(ctx, answer)
-	case ctx.IsHead() || answer.StatusCode == http.StatusNotModified || answer.StatusCode == http.StatusNoContent:
-		_ = answer.Body.Close()
-		ctx.Response.SkipBody = true
-		if answer.ContentLength >= 0 {
-			h.SetContentLength(int(answer.ContentLength))
-		}
-	default:
-		ctx.SetBodyStream(answer.Body, int(answer.ContentLength)) // -1: in chunks, as they come
+	case b.over:
+		return 0, io.EOF
+	case b.from == nil:
+		return 0, errors.New("the request has ended")
+	}
+	n, err := b.from.Read(p)
+	if errors.Is(err, io.EOF) {
+		b.over = true
+		close(b.ended)
+	}
+	return n, err
+}
+
+// endsWithin waits for the body's end.
+func (b *lentBody) endsWithin(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-b.ended:
+		return true
+	case <-timer.C:
+		return false
 	}
 }
 
+// takeBack ends the reading. A body that was not read to its end ends its connection too.
+func (b *lentBody) takeBack() {
+	select {
+	case <-b.ended:
+	default:
+		_ = b.conn.SetReadDeadline(time.Now()) // of a reading under way
+	}
+	b.mu.Lock()
+	b.from = nil
+	b.mu.Unlock()
+}
+
 // request is the request as the server behind gets it.
-func (u *upstream) request(ctx *fasthttp.RequestCtx) (*http.Request, error) {
+func (u *upstream) request(ctx *fasthttp.RequestCtx, lent *lentBody) (*http.Request, error) {
 	// The server's own strings lie in buffers that the next request uses again.
 	asked, err := url.ParseRequestURI(string(ctx.RequestURI()))
 	if err != nil {
@@ -102,12 +193,14 @@ func (u *upstream) request(ctx *fasthttp.RequestCtx) (*http.Request, error) {
 	}
 	var body io.Reader
 	length := int64(ctx.Request.Header.ContentLength()) // -1: in chunks, -2: none
-	switch stream := ctx.RequestBodyStream(); {
+	switch {
 	case length == -2 || length == 0:
-	case stream != nil:
-		body = stream
+		close(lent.ended)
+	case lent.from != nil:
+		body = lent
 	default:
-		body = strings.NewReader(string(ctx.Request.Body()))
+		body = bytes.NewReader(bytes.Clone(ctx.Request.Body()))
+		close(lent.ended)
 	}
 	request, err := http.NewRequestWithContext(context.Background(), string(ctx.Method()), asked.String(), body)
 	if err != nil {

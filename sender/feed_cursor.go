@@ -191,7 +191,9 @@ func (l *feedLoop) appendRecord(dst []byte) []byte {
 	switch first := l.events.first; {
 	case len(l.pending) > 0: // then high is as it was read
 	case first == nil:
-		l.high = position{l.lastRead + 1, 0}
+		if next := (position{l.lastRead + 1, 0}); l.high.before(next) { // at a start high may be within a block
+			l.high = next
+		}
 	case l.high.before(first.position):
 		l.high = first.position
 	}

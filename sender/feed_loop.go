@@ -58,6 +58,9 @@ func newFeedLoop(f *Feed, blocks <-chan *feedBlock) *feedLoop {
 		state:   f.State(),
 	}
 	l.brake.pausedUntil = f.start.pausedUntil
+	if limit := time.Now().Add(maxPause); l.brake.pausedUntil.After(limit) { // a clock may have been set back
+		l.brake.pausedUntil = limit
+	}
 	l.keeper.onRecord = l.state.DoneOnRecord
 	l.keeper.touch(time.Now(), true) // the record is ours from now on
 	return l

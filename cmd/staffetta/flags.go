@@ -25,7 +25,7 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	}
 	values := yamlFile{}
 	if err := yaml.Unmarshal(text, &values); err != nil {
-		return nil, fmt.Errorf("read configuration: %s", yaml.FormatError(err, false, true))
+		return nil, fmt.Errorf("read configuration: %s", yaml.FormatError(err, false, false)) // its text may have keys in it
 	}
 	return values, nil
 }

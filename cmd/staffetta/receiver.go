@@ -107,8 +107,8 @@ func (c *receiverCommand) settings(log zerolog.Logger) (receiverSettings, error)
 	if c.MaxBody < 1 || c.MaxBody > receiver.MaxBodyLimit {
 		return receiverSettings{}, usageError("--max-body must be between 1 byte and 15MiB")
 	}
-	if c.MaxBytes != 0 && c.MaxBytes < 16<<20 {
-		return receiverSettings{}, usageError("--max-bytes must be 0 or at least 16MiB")
+	if c.MaxBytes != 0 && (c.MaxBytes < 16<<20 || c.MaxBytes < 16*c.MaxBody) {
+		return receiverSettings{}, usageError("--max-bytes must be 0, or at least 16MiB and 16 times --max-body")
 	}
 	settings := receiverSettings{
 		config: receiver.Config{

@@ -24,7 +24,7 @@ type sourcesFlag []sourceEntry
 // UnmarshalText reads their YAML.
 func (s *sourcesFlag) UnmarshalText(text []byte) error {
 	if err := yaml.UnmarshalWithOptions(text, (*[]sourceEntry)(s), yaml.Strict()); err != nil {
-		return fmt.Errorf("a list of sources is expected:\n%s", yaml.FormatError(err, false, true))
+		return fmt.Errorf("a list of sources is expected:\n%s", yaml.FormatError(err, false, false))
 	}
 	return nil
 }
