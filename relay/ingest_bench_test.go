@@ -60,7 +60,7 @@ func newTestIngest(tb testing.TB, n int) *ingest {
 			tb.Fatal(err)
 		}
 	}
-	p, err := newPublisher(conns, func(int, string, uint64, int) {}, func(int, string) {})
+	p, err := newPublisher(conns, func(int, string, uint64, staffetta.Event, string) {}, func(int, string) {})
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -30,8 +30,9 @@ const publishWindow = 4096
 type publisher struct {
 	conns []*publishConn
 	// stored is called for every copy that the store confirms, before its request is told; lost for
-	// every copy whose answer will not come, so that nobody knows whether it is stored.
-	stored func(shard int, endpoint string, sequence uint64, size int)
+	// every copy whose answer will not come, or that the store knew, so that nobody knows whether it is
+	// still to be delivered.
+	stored storedHook
 	lost   func(shard int, endpoint string)
 	// copies counts those that were not known to the store.
 	copies atomic.Uint64
@@ -92,8 +93,11 @@ type publishSlot struct {
 	group    *publishGroup
 	endpoint string
 	shard    int
-	size     int // of the payload
+	event    *storedEvent
 }
+
+// storedHook is Config.Stored.
+type storedHook = func(shard int, endpoint string, sequence uint64, e staffetta.Event, replay string)
 
 // publishGroup is what one request waits for: all its copies.
 type publishGroup struct {
@@ -132,7 +136,7 @@ func (g *publishGroup) wait(ctx context.Context) error {
 }
 
 // newPublisher subscribes to the answers on every connection.
-func newPublisher(conns []*nats.Conn, stored func(int, string, uint64, int), lost func(int, string)) (*publisher, error) {
+func newPublisher(conns []*nats.Conn, stored storedHook, lost func(int, string)) (*publisher, error) {
 	p := &publisher{stored: stored, lost: lost}
 	for _, conn := range conns {
 		c := &publishConn{
@@ -182,7 +186,7 @@ func (p *publisher) publish(ctx context.Context, g *publishGroup, r Route, id st
 		}
 	}
 	g.pending.Add(1)
-	reply := c.take(n, publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard, size: len(e.payload)})
+	reply := c.take(n, publishSlot{group: g, endpoint: r.Endpoint, shard: r.Shard, event: e})
 	m := nats.Msg{Subject: r.Subject, Reply: reply, Data: e.payload, Header: e.header}
 	if id != "" {
 		e.header[nats.MsgIdHdr] = []string{id}
@@ -196,17 +200,32 @@ func (p *publisher) publish(ctx context.Context, g *publishGroup, r Route, id st
 	return nil
 }
 
-// storedEvent is the form in which an event is stored.
+// storedEvent is the form in which an event is stored, and the event. Its payload must not change: the
+// answer of the store may come when the request has ended.
 type storedEvent struct {
 	header  nats.Header
 	payload []byte
+
+	id, eventType, replay string
 }
 
 func newStoredEvent(id, eventType string, payload []byte) *storedEvent {
 	return &storedEvent{
 		header:  nats.Header{staffetta.HeaderEventID: {id}, staffetta.HeaderEventType: {eventType}},
 		payload: payload,
+		id:      id, eventType: eventType,
 	}
+}
+
+// markReplay says that the event is sent again on request.
+func (e *storedEvent) markReplay(mark string) {
+	e.replay = mark
+	e.header[staffetta.HeaderReplay] = []string{mark}
+}
+
+// event is the event as a lane takes it.
+func (e *storedEvent) event() staffetta.Event {
+	return staffetta.Event{ID: e.id, Type: e.eventType, Payload: e.payload, Replay: e.replay != ""}
 }
 
 // answer takes the store's word on one copy.
@@ -221,10 +240,10 @@ func (p *publisher) answer(c *publishConn, m *nats.Msg) {
 		slot.group.fail(err)
 	case duplicate:
 		slot.group.duplicates.Add(1)
-		p.stored(slot.shard, slot.endpoint, sequence, slot.size)
+		p.lost(slot.shard, slot.endpoint)
 	default:
 		p.copies.Add(1)
-		p.stored(slot.shard, slot.endpoint, sequence, slot.size)
+		p.stored(slot.shard, slot.endpoint, sequence, slot.event.event(), slot.event.replay)
 	}
 	slot.group.answered()
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/staffetta-relay/staffetta/embed/embedtest"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 func TestWhatWasUnderWayOnACutConnectionFailsAndFreesItsPlace(t *testing.T) {
@@ -18,7 +20,7 @@ func TestWhatWasUnderWayOnACutConnectionFailsAndFreesItsPlace(t *testing.T) {
 	t.Cleanup(conn.Close)
 	var lost []string
 	var stored int
-	p, err := newPublisher([]*nats.Conn{conn}, func(int, string, uint64, int) { stored++ }, func(_ int, endpoint string) { lost = append(lost, endpoint) })
+	p, err := newPublisher([]*nats.Conn{conn}, func(int, string, uint64, staffetta.Event, string) { stored++ }, func(_ int, endpoint string) { lost = append(lost, endpoint) })
 	if err != nil {
 		t.Fatal(err)
 	}

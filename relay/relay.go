@@ -53,9 +53,12 @@ type Config struct {
 	Metrics *Metrics
 	// Gatherer is what /metrics answers; nil: 404.
 	Gatherer prometheus.Gatherer
-	// Stored is told of every stored copy of an event, quickly: it runs on the hot path.
-	Stored func(shard int, endpoint string, sequence uint64, size int)
-	// Unheard is told of a copy whose answer was lost, so that it may be stored or not.
+	// Stored is told of every copy of an event that was stored, in the order of a shard's sequences and
+	// quickly: it runs on the hot path. The payload is only lent; replay is the header
+	// staffetta.HeaderReplay.
+	Stored func(shard int, endpoint string, sequence uint64, e staffetta.Event, replay string)
+	// Unheard is told of a copy whose answer was lost, so that it may be stored or not, and of one that
+	// the store had already.
 	Unheard func(shard int, endpoint string)
 	// Accepting says why no event can be taken now, or nil. It is asked for every request.
 	Accepting func() error
@@ -84,7 +87,7 @@ func (c *Config) setDefaults() error {
 		c.Reads = c.JetStream.Conn()
 	}
 	if c.Stored == nil {
-		c.Stored = func(int, string, uint64, int) {}
+		c.Stored = func(int, string, uint64, staffetta.Event, string) {}
 	}
 	if c.Unheard == nil {
 		c.Unheard = func(int, string) {}

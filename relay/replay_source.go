@@ -261,7 +261,7 @@ func (j *replayJob) add(m *shelved, endpoint, id string, at replayPosition) {
 		mark:  j.name + "." + kind + strconv.FormatUint(at.Sequence, 10),
 		event: newStoredEvent(id, m.text(staffetta.HeaderEventType), m.data),
 	}
-	item.event.header[staffetta.HeaderReplay] = []string{item.mark}
+	item.event.markReplay(item.mark)
 	j.batch = append(j.batch, item)
 	j.bytes += len(m.data)
 }

@@ -126,7 +126,7 @@ func TestAKillInTheMiddleOfAReplayLosesAndRepeatsNothing(t *testing.T) {
 	var stored atomic.Int64
 	reached, release := make(chan struct{}), make(chan struct{})
 	r := startReplayRelay(t, dir, func(c *Config) {
-		c.Stored = func(int, string, uint64, int) {
+		c.Stored = func(int, string, uint64, staffetta.Event, string) {
 			if stored.Add(1) == killAt {
 				close(reached)
 				<-release
@@ -172,7 +172,7 @@ func TestACancelledReplayStopsWhereItIsAndOneThatWaitsForItAtOnce(t *testing.T) 
 	var stored atomic.Int64
 	reached, release := make(chan struct{}), make(chan struct{})
 	r := startReplayRelay(t, t.TempDir(), func(c *Config) {
-		c.Stored = func(int, string, uint64, int) {
+		c.Stored = func(int, string, uint64, staffetta.Event, string) {
 			if stored.Add(1) == 300 { // in the second batch
 				close(reached)
 				<-release
@@ -226,7 +226,7 @@ func (j *refusingJetStream) Publish(ctx context.Context, subject string, text []
 func TestACancellationThatTheStoreDidNotTakeIsStoredAtARepeatOrWhenItsTurnComes(t *testing.T) {
 	reached, release := make(chan struct{}), make(chan struct{})
 	r := startReplayRelay(t, t.TempDir(), func(c *Config) {
-		c.Stored = func(int, string, uint64, int) {
+		c.Stored = func(int, string, uint64, staffetta.Event, string) {
 			close(reached)
 			<-release
 		}

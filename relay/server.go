@@ -348,7 +348,7 @@ func readBody(ctx *fasthttp.RequestCtx, limit int, room func() error) ([]byte, e
 	}
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
-		return ctx.Request.Body(), nil
+		return bytes.Clone(ctx.Request.Body()), nil // the server uses its memory again
 	}
 	var buffer bytes.Buffer
 	for step := int64(smallBody + 1); ; step = bodyStep {

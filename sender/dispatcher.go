@@ -138,6 +138,7 @@ type Dispatcher struct {
 	shards []*shard
 
 	hold holdBounds
+	fed  atomic.Int64 // bytes of the events that lanes were fed and have not tried yet
 
 	pull, pullOne []byte // bodies of the requests for events
 
@@ -199,7 +200,16 @@ func (d *Dispatcher) Remove(key string) {
 func (d *Dispatcher) Stored(shard int, key string, sequence uint64, size int) {
 	d.shards[shard].sawSequence(sequence)
 	if l := d.shards[shard].lane(key); l != nil {
-		l.stored(sequence, size)
+		l.stored(sequence, size, nil)
+	}
+}
+
+// StoredEvent is Stored with the event itself, so that a lane that keeps up need not read it from the
+// store. Of one shard it must be called in the order of the sequences. The message is only lent.
+func (d *Dispatcher) StoredEvent(shard int, key string, m *Message) {
+	d.shards[shard].sawSequence(m.Sequence)
+	if l := d.shards[shard].lane(key); l != nil {
+		l.stored(m.Sequence, len(m.Event.Payload), m)
 	}
 }
 

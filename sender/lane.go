@@ -36,7 +36,9 @@ type lane struct {
 	headAt    time.Time // when the head was stored
 
 	window  window
-	suspect bool // see look
+	taken   uint64    // highest sequence that is settled, in an attempt, or fed to the window
+	suspect bool      // see look
+	watched time.Time // until when something may turn up of which no word came
 
 	trimming bool      // held events beyond the bounds are being given up, see hold.go
 	active   bool      // the goroutine exists
@@ -96,9 +98,12 @@ func (l *lane) stop() {
 	}
 }
 
-// stored takes notice of an event in the stream.
-func (l *lane) stored(sequence uint64, size int) {
+// stored takes notice of an event in the stream, and of the event itself unless event is nil.
+func (l *lane) stored(sequence uint64, size int, event *Message) {
 	l.mu.Lock()
+	if event != nil && l.keepsUp(sequence) && l.window.feed(l, event) {
+		l.taken = sequence
+	}
 	l.noticed(sequence, size)
 	if l.mode == Discarding {
 		l.discard()
@@ -107,6 +112,19 @@ func (l *lane) stored(sequence uint64, size int) {
 	start := l.tryActivate()
 	l.mu.Unlock()
 	l.startIf(start)
+}
+
+// keepsUp reports whether the event at sequence is the next one behind all that the lane has taken.
+// Words of the store come in the order of its sequences; where one did not come, look was called. The
+// lock is held.
+func (l *lane) keepsUp(sequence uint64) bool {
+	if l.mode != Open || l.suspect || !l.due.IsZero() || sequence <= l.tail {
+		return false
+	}
+	if l.window.consumer != "" {
+		return l.settled == l.tail && time.Now().After(l.watched)
+	}
+	return max(l.taken, l.settled) == l.tail && (l.watched.IsZero() || time.Now().After(l.watched))
 }
 
 // noticed counts an event at its first sight: the store's word and the event itself may come in
@@ -144,10 +162,14 @@ func (l *lane) told(consumer string, s status) {
 	l.startIf(start)
 }
 
+// lookedAfter is how long a lane reads its events from the store after something may have been stored
+// of which no word came: it may still be under way into the store.
+const lookedAfter = time.Minute
+
 // look makes the lane ask the store itself: something may have been stored of which no word came.
 func (l *lane) look() {
 	l.mu.Lock()
-	l.suspect = true
+	l.suspect, l.watched = true, time.Now().Add(lookedAfter)
 	start := l.tryActivate()
 	l.mu.Unlock()
 	l.startIf(start)

@@ -1,6 +1,7 @@
 package sender
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,10 @@ import (
 	"github.com/staffetta-relay/staffetta"
 )
 
-// window is the stretch of a lane's events that is at hand: a consumer in the server, used as a
-// cursor that starts behind the last settled event, one standing request for events, and those that
-// have come. All of it may be dropped at any time and opened again.
+// window is the stretch of a lane's events that is at hand. A lane that keeps up has them from who
+// stored them, see feed. One that does not has a consumer in the server, used as a cursor that starts
+// behind the last settled event, and one standing request for events. All of it may be dropped at any
+// time and opened again.
 //
 // Its methods are called with the lane's lock held, but open.
 type window struct {
@@ -23,8 +25,47 @@ type window struct {
 	count    uint64 // events that it has sent
 	owed     int    // events that the standing request still brings
 	alone    bool   // the next event is too large for a window: ask for it alone
-	queue    []*nats.Msg
+	queue    []Message
 	head     int // index of the first event in queue
+	fed      int // bytes in queue that did not come from the consumer
+}
+
+// What a lane may hold of events that it was fed, and what all lanes together may: a lane beyond it
+// reads them from the store, once it has come to them.
+const (
+	maxFed      = 256
+	maxFedBytes = 256 << 10
+	maxFedTotal = 128 << 20
+)
+
+// feed takes a stored event without the way through the store and back, which is most of what a lane
+// that keeps up would cost (BenchmarkThroughput). It may only where the event is the next one behind
+// all that the lane has: nothing that is stored is passed over.
+func (w *window) feed(l *lane, m *Message) bool {
+	size := len(m.Event.Payload)
+	total := &l.shard.d.fed
+	if len(w.queue)-w.head >= maxFed || w.fed+size > maxFedBytes || total.Load()+int64(size) > maxFedTotal {
+		return false
+	}
+	if w.consumer != "" { // all that it brought is done with
+		w.close(l)
+	}
+	w.fed += size
+	total.Add(int64(size))
+	own := *m
+	own.Event.Payload = bytes.Clone(m.Event.Payload) // of a request that ends
+	w.push(&own)
+	return true
+}
+
+// push queues an event. A queue that is never empty uses its front again.
+func (w *window) push(m *Message) {
+	if w.head > 0 && len(w.queue) == cap(w.queue) && w.head >= len(w.queue)/2 {
+		n := copy(w.queue, w.queue[w.head:])
+		clear(w.queue[n:])
+		w.queue, w.head = w.queue[:n], 0
+	}
+	w.queue = append(w.queue, *m)
 }
 
 // place is where an event stands, read off its reply subject.
@@ -53,7 +94,16 @@ func (w *window) take(l *lane, m *nats.Msg, p place) bool {
 	}
 	w.count++
 	w.owed--
-	w.queue = append(w.queue, m)
+	replay := firstHeader(m, staffetta.HeaderReplay)
+	w.push(&Message{
+		Sequence: p.sequence, StoredAt: p.storedAt, Replay: replay,
+		Event: staffetta.Event{
+			ID:      firstHeader(m, staffetta.HeaderEventID),
+			Type:    firstHeader(m, staffetta.HeaderEventType),
+			Payload: m.Data,
+			Replay:  replay != "",
+		},
+	})
 	return true
 }
 
@@ -62,22 +112,19 @@ func (w *window) pop(l *lane, m *Message) bool {
 	if w.head == len(w.queue) {
 		return false
 	}
-	msg := w.queue[w.head]
-	w.queue[w.head] = nil
+	*m = w.queue[w.head]
+	w.queue[w.head] = Message{}
 	w.head++
 	if w.head == len(w.queue) {
 		w.queue, w.head = w.queue[:0], 0
 	}
-	w.askIfLow(l)
-	p, _ := placeOf(msg.Reply)
-	m.Sequence, m.StoredAt = p.sequence, p.storedAt
-	m.Replay = firstHeader(msg, staffetta.HeaderReplay)
-	m.Event = staffetta.Event{
-		ID:      firstHeader(msg, staffetta.HeaderEventID),
-		Type:    firstHeader(msg, staffetta.HeaderEventType),
-		Payload: msg.Data,
-		Replay:  m.Replay != "",
+	if w.consumer != "" {
+		w.askIfLow(l)
+		return true
 	}
+	size := len(m.Event.Payload)
+	w.fed -= size
+	l.shard.d.fed.Add(-int64(size))
 	return true
 }
 
@@ -124,13 +171,15 @@ func (w *window) told(l *lane, consumer string, s status) {
 
 // close gives the consumer back and forgets what came from it.
 func (w *window) close(l *lane) {
-	if w.consumer == "" {
-		return
-	}
 	d := l.shard.d
 	if l.headAt.IsZero() && w.head < len(w.queue) && l.tail > l.settled {
-		p, _ := placeOf(w.queue[w.head].Reply)
-		l.headAt = p.storedAt
+		l.headAt = w.queue[w.head].StoredAt
+	}
+	d.fed.Add(-int64(w.fed))
+	l.taken = l.settled
+	if w.consumer == "" {
+		*w = window{}
+		return
 	}
 	// Nobody waits for the answer: a consumer that is left over ends by its inactivity threshold.
 	_ = d.cfg.Conn.PublishRequest("$JS.API.CONSUMER.DELETE."+l.shard.stream+"."+w.consumer, l.shard.inbox, nil)

@@ -165,7 +165,7 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 			TestSend: testSend(deliveries), State: endpointState(deliveries), Attempts: attempts,
 		},
 		Metrics: metrics.relay, Gatherer: metrics.registry,
-		Quota: quota, Notices: notices, IdempotencyKeys: c.idempotencyKeys, Stored: deliveries.Stored, Unheard: deliveries.Look, Accepting: gate.accepting, Log: c.log,
+		Quota: quota, Notices: notices, IdempotencyKeys: c.idempotencyKeys, Stored: storedEvent(deliveries), Unheard: deliveries.Look, Accepting: gate.accepting, Log: c.log,
 	})
 	if err != nil {
 		return err
@@ -224,6 +224,14 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	}
 	c.log.Info().Err(err).Msg("relay stopped")
 	return err
+}
+
+// storedEvent connects the intake with the lanes: one that keeps up gets its events without the way
+// through the store and back.
+func storedEvent(s *sender.Sender) func(int, string, uint64, staffetta.Event, string) {
+	return func(shard int, endpoint string, sequence uint64, e staffetta.Event, replay string) {
+		s.StoredEvent(shard, endpoint, &sender.Message{Event: e, Sequence: sequence, StoredAt: time.Now(), Replay: replay})
+	}
 }
 
 // testSend connects the API's test send with the sender.
