@@ -173,6 +173,8 @@ func (s *adminServer) serve(ctx context.Context) error {
 	if s.http.Shutdown(bounded) != nil {
 		_ = s.http.Close()
 	}
-	_ = <-failed // that it was shut down
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
