@@ -1,7 +1,12 @@
 package receiver
 
 import (
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -43,5 +48,44 @@ func TestASourceIsNamedAfterItsPath(t *testing.T) {
 	long := "/integrations/webhooks/respond.io/production/eu"
 	if a, b := nameOf(long), nameOf(long+"2"); checkName(a) != nil || a == b {
 		t.Errorf("long paths are named %s and %s", a, b)
+	}
+}
+
+// A proxy may append to the line that came, or add one of its own: the last address counts.
+func TestEveryLineOfXForwardedForCounts(t *testing.T) {
+	r := runReceiver(t, startStore(t, t.TempDir()), onLoopback, func(c *Config) {
+		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+		c.Sources[0].Allow = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	})
+	mounted := httptest.NewServer(r.Handler())
+	t.Cleanup(mounted.Close)
+	for way, url := range map[string]string{"intake": "http://" + r.Addr().String(), "handler": mounted.URL} {
+		for i, c := range []struct {
+			lines []string
+			want  int
+		}{
+			{nil, http.StatusForbidden},
+			{[]string{"203.0.113.9"}, http.StatusOK},
+			{[]string{"203.0.113.9, 198.51.100.7"}, http.StatusForbidden},
+			{[]string{"203.0.113.9", "198.51.100.7"}, http.StatusForbidden},
+			{[]string{"198.51.100.7", "203.0.113.9"}, http.StatusOK},
+			{[]string{"198.51.100.7, 203.0.113.9", "127.0.0.2"}, http.StatusOK},
+			{[]string{"203.0.113.9", "198.51.100.7", "127.0.0.2, 127.0.0.3"}, http.StatusForbidden},
+		} {
+			q, err := http.NewRequest(http.MethodPost, url+"/hooks", strings.NewReader(fmt.Sprintf(`{"event_id":"%s-%d"}`, way, i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range c.lines {
+				q.Header.Add("X-Forwarded-For", line)
+			}
+			resp, err := http.DefaultClient.Do(q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.Body.Close(); resp.StatusCode != c.want {
+				t.Errorf("%s: a webhook with X-Forwarded-For %q is answered with %d, want %d", way, c.lines, resp.StatusCode, c.want)
+			}
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -213,6 +214,48 @@ func TestASecondProcessOnTheSameJournalIsFoundOut(t *testing.T) {
 	}
 	if err := stopFirst(); !errors.Is(err, errTaken) {
 		t.Errorf("the first process goes on: %v", err)
+	}
+}
+
+// Both begin at the same place with as many requests, so that the ordinals of their blocks are the same.
+func TestOfTwoProcessesOnOneJournalEachPromisesOnlyWhatIsStored(t *testing.T) {
+	s := startStore(t, t.TempDir())
+	for round := range 3 { // on an empty journal, and on others
+		var writers [2]*journal
+		var stops [2]func() error
+		for i := range writers {
+			writers[i], stops[i] = openJournal(t, s)
+		}
+		var promised [2][]string
+		var failures [2]error
+		for n := range 5 {
+			for i, j := range writers {
+				q := request(fmt.Sprintf("r%d-w%d-n%d", round, i, n))
+				if failures[i] != nil {
+					continue
+				}
+				if _, failures[i] = j.store(q); failures[i] == nil {
+					promised[i] = append(promised[i], q.EventID)
+				}
+			}
+		}
+		ids, _ := storedIDs(t, writers[0])
+		for i, err := range failures {
+			for _, id := range promised[i] {
+				if !slices.Contains(ids, id) {
+					t.Errorf("round %d: writer %d said that %s is stored, and it is not", round, i, id)
+				}
+			}
+			if err != nil && (!errors.Is(err, errTaken) || !errors.Is(err, errUnavailable)) {
+				t.Errorf("round %d: writer %d fails with %v", round, i, err)
+			}
+			if end := stops[i](); errors.Is(end, errTaken) != (err != nil) {
+				t.Errorf("round %d: writer %d answers with %v and ends with %v", round, i, err, end)
+			}
+		}
+		if (failures[0] == nil) == (failures[1] == nil) {
+			t.Errorf("round %d: of two writers one must go on: %v, %v", round, failures[0], failures[1])
+		}
 	}
 }
 

@@ -214,6 +214,12 @@ func (j *journal) writeKeys(ctx context.Context) {
 	}
 }
 
+// How many messages are asked for at once: of those with payloads, which may be large, and of others.
+const (
+	readAhead      = 8
+	readAheadSmall = 200
+)
+
 // readAll calls f for every message of a stream that cfg selects and that is there by now.
 func readAll(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, f func(jetstream.Msg) error) error {
 	cfg.AckPolicy, cfg.MemoryStorage, cfg.Replicas = jetstream.AckNonePolicy, true, 1
@@ -223,8 +229,12 @@ func readAll(ctx context.Context, js jetstream.JetStream, stream string, cfg jet
 		return fmt.Errorf("create consumer on %s: %w", stream, err)
 	}
 	defer func() { _ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, consumer.CachedInfo().Name) }()
+	ahead := uint64(readAhead)
+	if stream == staffetta.IdempotencyStream {
+		ahead = readAheadSmall
+	}
 	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.Fetch(int(min(left, 200)), jetstream.FetchMaxWait(10*time.Second))
+		batch, err := consumer.Fetch(int(min(left, ahead)), jetstream.FetchMaxWait(10*time.Second))
 		if err != nil {
 			return fmt.Errorf("read %s: %w", stream, err)
 		}

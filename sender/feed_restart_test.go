@@ -340,6 +340,54 @@ func TestAFeedPassesOverEventsThatAreNoLongerStored(t *testing.T) {
 	}
 }
 
+// The record is written at a start before anything is read: a kill right behind that must cost nothing.
+func TestAFeedThatIsKilledSoonAfterAStartInTheMiddleOfABlockRepeatsNothingOfBefore(t *testing.T) {
+	for _, order := range []Order{OrderKey, OrderStrict} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newFeedTaker(byID(nil))
+			r.takes = time.Second
+			b := newFeedBench(t, r)
+			b.run(func(c *FeedConfig) { c.Order = order })
+			b.store(under("a", numbered(1, 3)...)...)
+			b.store(under("a", numbered(4, 10)...)...)
+			pass(5500 * time.Millisecond)
+			b.end() // the sixth is let end
+			wantIDs(t, "tried before", r.tried(), numbered(1, 6))
+			for range 3 { // each takes the seventh, and cannot put it on record
+				alive := &mortal{JetStream: b.js}
+				b.run(func(c *FeedConfig) { c.Order, c.JetStream, c.CursorInterval = order, alive, time.Hour })
+				pass(500 * time.Millisecond)
+				alive.dead.Store(true)
+				b.end()
+			}
+			if at := b.feed.start.high; at != (position{2, 3}) {
+				t.Errorf("%s: the record is at %v, want the fourth event of the second block", order, at)
+			}
+			b.run(func(c *FeedConfig) { c.Order = order })
+			pass(time.Minute)
+			wantIDs(t, "tried", r.tried(), slices.Concat(numbered(1, 6), []string{"7", "7", "7"}, numbered(7, 10)))
+			b.end()
+		})
+	}
+}
+
+func TestAFeedWhoseClockWasSetBackInAPauseWaitsNoLongerThanAPauseMayBe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newFeedBench(t, newFeedTaker(byID(nil)))
+		record := appendFeedHead(nil, "somebody", position{1, 0}, time.Now().Add(1000*time.Hour))
+		if _, err := b.js.Publish(t.Context(), staffetta.FeedCursorSubject("crm"), record); err != nil {
+			t.Fatal(err)
+		}
+		b.run()
+		b.store("a 1")
+		pass(maxPause - time.Second)
+		wantIDs(t, "taken in the pause", b.taker.taken(""), nil)
+		pass(2 * time.Second)
+		wantIDs(t, "taken behind it", b.taker.taken(""), []string{"1"})
+		b.end()
+	})
+}
+
 func TestAFeedThatHadNoRoomForLongGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newFeedTaker(func(x feedTry) staffetta.Outcome {

@@ -74,10 +74,10 @@ type TargetRules struct {
 	Concurrency int          `yaml:"concurrency"`
 	Timeout     durationText `yaml:"timeout"`
 	Retry       *struct {
-		First  durationText `yaml:"first"`
-		Max    durationText `yaml:"max"`
-		For    durationText `yaml:"for"`
-		Jitter *float64     `yaml:"jitter"`
+		First  *durationText `yaml:"first"`
+		Max    *durationText `yaml:"max"`
+		For    *durationText `yaml:"for"`
+		Jitter *float64      `yaml:"jitter"`
 	} `yaml:"retry"`
 }
 
@@ -89,11 +89,11 @@ func (r *TargetRules) rules(t receiver.Target) receiver.Target {
 	}
 	t.Backoff = staffetta.DefaultBackoff()
 	for _, v := range []struct {
-		from durationText
+		from *durationText
 		to   *time.Duration
 	}{{r.Retry.First, &t.Backoff.First}, {r.Retry.Max, &t.Backoff.Max}, {r.Retry.For, &t.Backoff.For}} {
-		if v.from != 0 {
-			*v.to = time.Duration(v.from)
+		if v.from != nil {
+			*v.to = time.Duration(*v.from)
 		}
 	}
 	t.Backoff.Max = max(t.Backoff.Max, t.Backoff.First)
