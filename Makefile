@@ -3,6 +3,8 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # FUZZTIME is how long each fuzz target runs.
 FUZZTIME ?= 10s
+# BENCHTIME is how long each measured phase of make bench runs.
+BENCHTIME ?= 2s
 GOLANGCI_LINT_VERSION := v2.15.0
 
 # No cgo, so that the binary needs no libc; -buildvcs=false because VERSION says it already and a
@@ -29,17 +31,28 @@ test: ## run every test that needs nothing but Go
 	go test ./...
 
 .PHONY: test-all
-test-all: ## run every test, those too that need PostgreSQL (started from this machine's packages)
-	.ci/postgres sh -c 'go test $$(go list ./... | grep -v /receiver) && go test -count=1 ./receiver/...'
+test-all: ## run every test, those too that need PostgreSQL (of this machine) or npm
+	.ci/postgres .ci/node go test -timeout 20m ./...
 
 .PHONY: race
 race: export CGO_ENABLED := 1
 race: ## run the tests under the race detector (needs a C compiler)
-	go test -race ./...
+	go test -race -timeout 40m ./...
 
 .PHONY: bench-once
 bench-once: ## run every Go benchmark once, to see that it still runs
 	go test -run '^$$' -bench . -benchtime 1x ./...
+
+.PHONY: bench
+bench: build ## run every scenario of staffetta bench for BENCHTIME (2s) a phase; writes bin/bench.html and bin/bench/*.json
+	./bin/staffetta bench suite --duration $(BENCHTIME) --json bin/bench --html bin/bench.html
+
+# Never fails for being slow: for loss, disorder, or a report that cannot be made.
+.PHONY: bench-ci
+bench-ci: BENCHTIME := 500ms
+bench-ci: bench ## run every scenario shortly, and report the results again
+	./bin/staffetta bench report bin/bench/*.json --html bin/bench.html >/dev/null
+	./bin/staffetta bench report bin/bench/receiver.json bin/bench/receiver.json --html bin/bench-compared.html >/dev/null
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s)

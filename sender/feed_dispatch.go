@@ -19,6 +19,9 @@ func (l *feedLoop) dispatch(now time.Time) {
 		if l.brake.down && l.trying > 0 {
 			return // its end says how to go on
 		}
+		if l.brake.down && !l.brake.probeAt.After(now) {
+			l.ready.bringForward(untried)
+		}
 		lane := l.ready.first
 		at := l.brake.opensAt(now, lane.head.position)
 		switch {
@@ -39,6 +42,10 @@ func (l *feedLoop) dispatch(now time.Time) {
 		}
 	}
 }
+
+// untried reports whether a lane's head was never tried. Such events are the better probes: those that
+// the target has refused may be refused by a target that is well.
+func untried(lane *feedLane) bool { return lane.head.failed == 0 }
 
 func (l *feedLoop) tooOld(e *feedEvent, now time.Time) bool {
 	return l.cfg.MaxAge > 0 && now.Sub(e.storedAt) > l.cfg.MaxAge
@@ -139,10 +146,7 @@ func (l *feedLoop) succeeded(c *feedCall) {
 	l.state.Delivered += uint64(c.accepted)
 	l.state.LastSuccessAt = c.endedAt
 	l.state.LastError, l.state.LastErrorAt = "", time.Time{}
-	if l.brake.succeeded() {
-		l.feed.log.Info().Msg("the target takes events again")
-		l.revive(c.endedAt)
-	}
+	l.answered(c)
 }
 
 // decide does what was decided on the event behind the accepted ones.
@@ -178,16 +182,36 @@ func (l *feedLoop) failed(c *feedCall, e *feedEvent) {
 	if e.firstFailed.IsZero() {
 		e.firstFailed = c.endedAt
 	}
-	if !c.handed.Permanent && l.brake.failed(c.endedAt, e.position, c.probe) {
-		l.feed.log.Warn().Stringer("outcome", c.outcome).
-			Msg("the target takes nothing; trying it with one event at a time")
-	}
+	l.judge(c, e)
 	if c.verdict.Action == staffetta.Drop {
 		l.dropped(c, e)
 		return
 	}
 	e.due, e.transient = c.endedAt.Add(c.verdict.Wait), transient(c.outcome)
 	l.keeper.touch(c.endedAt, true)
+}
+
+// judge says what a failed attempt tells of the target: that it takes nothing, that it is there and
+// refuses this event alone, or, with a 500, neither.
+func (l *feedLoop) judge(c *feedCall, e *feedEvent) {
+	switch {
+	case c.handed.Permanent:
+	case transient(c.outcome), c.probe && c.outcome.Status >= 500:
+		if l.brake.failed(c.endedAt, e.position, c.probe) {
+			l.feed.log.Warn().Stringer("outcome", c.outcome).
+				Msg("the target takes nothing; trying it with one event at a time")
+		}
+	case c.outcome.Status < 500:
+		l.answered(c)
+	}
+}
+
+// answered notes that the target is there.
+func (l *feedLoop) answered(c *feedCall) {
+	if l.brake.succeeded() {
+		l.feed.log.Info().Msg("the target takes events again")
+		l.revive(c.endedAt)
+	}
 }
 
 // dropped settles an event whose drop is on record. While that cannot be made its key stands still: an

@@ -16,7 +16,7 @@ func TestAFeedProbesWithOneEventThoughItHasBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newFeedTaker(func(x feedTry) staffetta.Outcome {
 			if x.at < 20*time.Second {
-				return staffetta.Outcome{Status: 500}
+				return staffetta.Outcome{Status: 503}
 			}
 			return staffetta.Outcome{Status: 200}
 		})
@@ -74,5 +74,36 @@ func TestAFeedSaysOnceThatItsTargetIsDownAndOnceThatItIsUp(t *testing.T) {
 		if log.String() != want {
 			t.Errorf("the log says\n%s", log.String())
 		}
+	})
+}
+
+func TestATargetThatIsWellIsNotHeldToBeDownForTheEventsThatItRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFeedTaker(func(x feedTry) staffetta.Outcome {
+			if x.id[0] == 'p' { // poison
+				return staffetta.Outcome{Status: 500}
+			}
+			return staffetta.Outcome{Status: 200}
+		})
+		b := newFeedBench(t, r)
+		b.run()
+		var lines, good []string
+		for n := range 100 {
+			lines = append(lines, fmt.Sprintf("refused%d p%d", n, n))
+		}
+		b.store(lines...)
+		pass(10 * time.Minute) // all of them have failed many times, and some are due at any time
+		began := len(r.taken("a"))
+		for n := range 20 {
+			b.store(fmt.Sprintf("a g%d", n))
+			good = append(good, fmt.Sprintf("g%d", n))
+		}
+		pass(31 * time.Second) // one gap between probes at the most
+		t.Logf("%+v %v", b.feed.State(), r.timesOf("g0"))
+		for _, x := range r.tries[max(0, len(r.tries)-8):] {
+			t.Log(x)
+		}
+		wantIDs(t, "taken", r.taken("a")[began:], good)
+		b.end()
 	})
 }

@@ -165,6 +165,22 @@ func (q *laneQueue) pop() *feedLane {
 	return l
 }
 
+// bringForward puts the first lane that is wanted, where there is one, before all others.
+func (q *laneQueue) bringForward(wanted func(*feedLane) bool) {
+	if q.first == nil || wanted(q.first) {
+		return
+	}
+	for before := q.first; before.next != nil; before = before.next {
+		if l := before.next; wanted(l) {
+			if before.next = l.next; q.last == l {
+				q.last = before
+			}
+			l.next, q.first = q.first, l
+			return
+		}
+	}
+}
+
 // laneWaits has the lanes whose head is not due yet, the one that is due first at its top.
 type laneWaits []*feedLane
 

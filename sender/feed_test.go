@@ -115,7 +115,7 @@ func TestAStrictFeedHoldsEverythingBehindAFailure(t *testing.T) {
 		pass(10 * time.Minute)
 		wantIDs(t, "taken", r.taken(""), []string{"1"})
 		wantTimes(t, "the head", r.timesOf("2"), seconds(0, 1, 3, 7, 15, 31, 63, 127, 255, 511))
-		if s := b.feed.State(); s.Waiting != 4 || !s.Down || s.Done != 0 || s.NextAttemptAt.Sub(r.start) != 811*time.Second {
+		if s := b.feed.State(); s.Waiting != 4 || s.Down || s.Done != 0 || s.NextAttemptAt.Sub(r.start) != 811*time.Second {
 			t.Errorf("a feed that waits is at %+v", s)
 		}
 		r.mu.Lock()
@@ -254,8 +254,8 @@ func TestAFeedProbesATargetThatIsDownAndSendsWhatWaitsAtOnceWhenItIsUp(t *testin
 		slices.Sort(at)
 		// After the first ones come the probes, and with the first success all that is left.
 		first, _ := slices.BinarySearch(at, 1)
-		if first < 5 || first > 9 {
-			t.Errorf("%d were tried before the target was taken to be down, want 5 and the 4 beside them", first)
+		if first < 5 || first > 20 { // the one that it refused said that it was there
+			t.Errorf("%d were tried before the target was taken to be down, want 5 and those beside them, of before the refusal too", first)
 		}
 		wantTimes(t, "the whole from then on", at[first:first+9], seconds(1, 3, 7, 15, 31, 61, 91, 121, 121))
 		for n := range 40 {

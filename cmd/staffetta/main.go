@@ -1,5 +1,4 @@
-// Command staffetta is a webhook relay that keeps every endpoint's events in order, a webhook receiver,
-// their client commands and a demonstration, in one binary.
+// Command staffetta is a webhook relay that keeps every endpoint's events in order, a receiver, their clients, a demo and a bench.
 package main
 
 import (
@@ -36,6 +35,7 @@ type commands struct {
 	DeadLetters deadLettersCommand `cmd:"" help:"List, export and delete the events that were given up."`
 	Replay      replayCommand      `cmd:"" help:"Send events again: some, or all that were dropped since a time."`
 	Targets     targetsCommand     `cmd:"" help:"Show the targets that a running receiver hands events on to."`
+	Bench       benchCommand       `cmd:"" help:"Measure a relay: load, faulty endpoints, and a judgement of every event."`
 	Demo        demoCommand        `cmd:"" help:"Run a relay with three endpoints, and a receiver before a CRM that breaks down, and watch them deliver."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }

@@ -115,9 +115,16 @@ func (o *outageOfCRM) run(t *testing.T) {
 		t.Errorf("a webhook was answered after %v", m.slowest)
 	}
 	c.passTo(crmIsBack - time.Second)
-	status := m.items("/v1/targets")[0]["status"]
-	if down := o.refuses || o.answer != nil && o.answer(crmArrival{}).after == 0; down && status != "down" {
-		t.Errorf("the target in trouble is shown as %v", status)
+	want := "down"
+	switch answer := o.answer; {
+	case answer == nil:
+	case answer(crmArrival{}).after > 0: // it has what came by now
+		want = "idle"
+	case answer(crmArrival{}).status == 500: // it is there
+		want = "waiting"
+	}
+	if status := m.items("/v1/targets")[0]["status"]; status != want {
+		t.Errorf("the target in trouble is shown as %v, want %s", status, want)
 	}
 	c.passTo(o.by)
 	checkHandedOver(t, c.all(), sent)

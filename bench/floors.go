@@ -1,0 +1,181 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/staffetta-relay/staffetta"
+)
+
+// Floors are what the machine does without the program under test, in deliveries a second.
+type Floors struct {
+	// Direct is the same signed bodies from a fasthttp client to the sink with nothing between.
+	Direct float64 `json:"direct"`
+	// Proxy is the producers, in single posts, through a stateless fasthttp proxy.
+	Proxy float64 `json:"proxy"`
+}
+
+// mean is the average of two measurements, one before and one after what they are held against.
+func (f Floors) mean(g Floors) Floors {
+	return Floors{Direct: (f.Direct + g.Direct) / 2, Proxy: (f.Proxy + g.Proxy) / 2}
+}
+
+// floorRun is one floor being measured: workers that send their tracks to the endpoints' paths.
+type floorRun struct {
+	sink      *Sink
+	layout    *Layout
+	templates *Templates
+	workers   int
+	address   string // where the workers send to
+	path      string
+	signed    bool
+}
+
+// MeasureFloors measures both, d each.
+func MeasureFloors(ctx context.Context, sink *Sink, layout *Layout, templates *Templates, workers int, d time.Duration) (f Floors, err error) {
+	run := floorRun{sink: sink, layout: layout, templates: templates, workers: workers, address: sink.address, path: signedPath, signed: true}
+	if f.Direct, err = run.measure(ctx, d); err != nil {
+		return f, fmt.Errorf("measure the direct floor: %w", err)
+	}
+	proxy, err := startProxy(sink.address)
+	if err != nil {
+		return f, err
+	}
+	defer proxy.close()
+	run.address, run.path, run.signed = proxy.address, unsignedPath, false
+	if f.Proxy, err = run.measure(ctx, d); err != nil {
+		return f, fmt.Errorf("measure the proxy floor: %w", err)
+	}
+	return f, nil
+}
+
+// measure has the workers send for d. What arrives is judged as that of the program is, so that the
+// sink works as hard.
+func (r *floorRun) measure(ctx context.Context, d time.Duration) (float64, error) {
+	tracks := make([]*Track, r.workers)
+	for i := range tracks {
+		tracks[i] = &Track{Number: uint32(i), First: i % len(r.layout.Endpoints), Fan: 1, templates: r.templates.Of(r.templates.Types()...)}
+	}
+	judge := NewJudge(r.layout, tracks)
+	start := time.Now()
+	m := judge.Measure(start)
+	r.sink.Judged(judge)
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	errs := make([]error, r.workers)
+	var wg sync.WaitGroup
+	for i, t := range tracks {
+		wg.Go(func() { errs[i] = r.work(ctx, t) })
+	}
+	wg.Wait()
+	r.sink.Judged(nil)
+	for _, err := range errs {
+		if err != nil {
+			return 0, err
+		}
+	}
+	if sum := judge.Judge(); sum.Lost+sum.OutOfOrder+sum.Duplicated > 0 {
+		return 0, fmt.Errorf("events of the floor itself are missing or out of order: %v", sum.Offenders)
+	}
+	return float64(m.Delivered()) / max(m.Took(), time.Millisecond).Seconds(), nil
+}
+
+// work sends one track until ctx ends.
+func (r *floorRun) work(ctx context.Context, t *Track) error {
+	signer, err := staffetta.NewSigner(r.key(t.First))
+	if err != nil {
+		return err
+	}
+	client := &fasthttp.HostClient{Addr: r.address, MaxConns: 1, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true}
+	defer client.CloseIdleConnections()
+	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(resp)
+	req.Header.SetMethod(fasthttp.MethodPost)
+	req.SetRequestURI("http://" + r.address + r.path + strconv.Itoa(t.First))
+	req.Header.SetContentType("application/json")
+	body := make([]byte, r.templates.Size)
+	var id, text []byte
+	for n := uint32(0); ctx.Err() == nil; n++ {
+		now := time.Now()
+		t.templates[int(n)%len(t.templates)].Render(body, Mark{Track: t.Number, Sequence: n, Planned: now.UnixNano()})
+		t.sent.Store(n + 1)
+		if r.signed {
+			id = append(id[:0], body[len(body)-len(`"}`)-markLen:len(body)-len(`"}`)]...)
+			text = signer.AppendRespondIO(text[:0], body)
+			req.Header.SetBytesV("X-Webhook-Signature", text)
+			req.Header.SetBytesV("Webhook-Id", id)
+			req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
+			text = signer.AppendStandard(text[:0], string(id), now.Unix(), body)
+			req.Header.SetBytesV("Webhook-Signature", text)
+			req.Header.Set("Staffetta-Attempt", "1")
+		}
+		req.SetBodyRaw(body)
+		if err := client.Do(req, resp); err != nil {
+			return err
+		}
+		if resp.StatusCode() != fasthttp.StatusOK {
+			return fmt.Errorf("status %d", resp.StatusCode())
+		}
+		t.accepted.Store(n + 1)
+	}
+	return nil
+}
+
+// key is the endpoint's own, so that the sink's sample verifies.
+func (r *floorRun) key(endpoint int) string {
+	if key := r.sink.books[endpoint].key.Load(); key != nil {
+		return *key
+	}
+	return staffetta.NewSigningKey()
+}
+
+// proxy posts on what it gets and answers what it is answered: the least that can stand between a
+// producer and an endpoint. It keeps nothing and signs nothing.
+type proxy struct {
+	server  *fasthttp.Server
+	client  *fasthttp.HostClient
+	address string
+	served  chan struct{}
+}
+
+func startProxy(to string) (*proxy, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("start the proxy: %w", err)
+	}
+	p := &proxy{address: l.Addr().String(), served: make(chan struct{}), client: &fasthttp.HostClient{Addr: to, MaxConns: 1024}}
+	p.server = &fasthttp.Server{Handler: p.pass, NoDefaultDate: true, NoDefaultServerHeader: true, MaxRequestBodySize: 16 << 20, Logger: silent{}}
+	go func() {
+		defer close(p.served)
+		_ = p.server.Serve(l)
+	}()
+	return p, nil
+}
+
+func (p *proxy) pass(ctx *fasthttp.RequestCtx) {
+	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+	defer fasthttp.ReleaseRequest(req)
+	defer fasthttp.ReleaseResponse(resp)
+	req.Header.SetMethod(fasthttp.MethodPost)
+	req.SetRequestURI("http://" + p.client.Addr + string(ctx.Path()))
+	req.Header.SetContentType("application/json")
+	req.SetBodyRaw(ctx.PostBody())
+	if err := p.client.Do(req, resp); err != nil {
+		ctx.SetStatusCode(fasthttp.StatusBadGateway)
+		return
+	}
+	ctx.SetStatusCode(resp.StatusCode())
+}
+
+func (p *proxy) close() {
+	_ = p.server.Shutdown()
+	<-p.served
+	p.client.CloseIdleConnections()
+}
