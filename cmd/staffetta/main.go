@@ -35,7 +35,7 @@ type commands struct {
 	DeadLetters deadLettersCommand `cmd:"" help:"List, export and delete the events that were given up."`
 	Replay      replayCommand      `cmd:"" help:"Send events again: some, or all that were dropped since a time."`
 	Targets     targetsCommand     `cmd:"" help:"Show the targets that a running receiver hands events on to."`
-	Bench       benchCommand       `cmd:"" help:"Measure a relay: load, faulty endpoints, and a judgement of every event."`
+	Bench       benchCommand       `cmd:"" help:"Measure what a relay, a receiver, or a webhook URL of yours carries."`
 	Demo        demoCommand        `cmd:"" help:"Run a relay with three endpoints, and a receiver before a CRM that breaks down, and watch them deliver."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
