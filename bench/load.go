@@ -107,14 +107,8 @@ func (p *Producers) Close() {
 	}
 }
 
-// Sent is how many deliveries the events sent so far ask for.
-func (p *Producers) Sent() int64 { return p.sent.Load() }
-
-// Accepted is how many events were taken so far, Offered how many were sent.
+// Accepted is how many events were taken so far.
 func (p *Producers) Accepted() int64 { return p.live.accepted.Load() }
-
-// Offered is how many events were sent so far.
-func (p *Producers) Offered() int64 { return p.live.offered.Load() }
 
 // Ack are the times of the answers in the phase that runs, or the last one; nil before the first.
 func (p *Producers) Ack() *Histogram {

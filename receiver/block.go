@@ -3,6 +3,8 @@ package receiver
 import (
 	"encoding/binary"
 	"time"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 // A block is what the store keeps as one message: the requests of one moment, so that they share the
@@ -100,18 +102,18 @@ func identify(stored []byte) (id identity, err error) {
 	if len(stored) == 0 {
 		return id, errStored
 	}
-	rd := storedReader{rest: stored[1:]}
+	rd := staffetta.BinaryReader{Rest: stored[1:]}
 	id.replay = stored[0]&flagReplay != 0
-	id.receivedAt = time.UnixMicro(int64(rd.number())).UTC()
-	id.eventID, id.target = rd.text(), rd.text()
+	id.receivedAt = time.UnixMicro(int64(rd.Uvarint())).UTC()
+	id.eventID, id.target = rd.Text(), rd.Text()
 	for range 4 {
-		rd.text()
+		rd.Text()
 	}
-	for n := rd.number(); n > 0 && !rd.bad; n-- {
-		rd.text()
-		rd.text()
+	for n := rd.Uvarint(); n > 0 && !rd.Failed; n-- {
+		rd.Text()
+		rd.Text()
 	}
-	if id.body = rd.text(); rd.bad {
+	if id.body = rd.Text(); rd.Failed {
 		return id, errStored
 	}
 	return id, nil

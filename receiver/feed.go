@@ -29,7 +29,6 @@ type feed struct {
 	journal              *journal
 	handler              handler
 	records              jetstream.JetStream
-	metrics              *Metrics
 	feed                 *sender.Feed
 	read                 atomic.Uint64 // ordinal behind the last event that was read
 }

@@ -66,7 +66,7 @@ func (r *Receiver) take(s *source, header func(name string) []byte, request *Req
 			return replyInvalid
 		}
 	}
-	if r.accepting() != nil {
+	if r.cfg.Accepting() != nil {
 		return replyUnavailable
 	}
 	request.EventID = eventIDOf(header("webhook-id"), request.Body)

@@ -101,13 +101,13 @@ func parseKeyRecord(b []byte, key func(storedKey)) (covered uint64, err error) {
 	if len(b) == 0 || b[0] != keyFormat {
 		return 0, errKeyRecord
 	}
-	rd := storedReader{rest: b[1:]}
-	covered = rd.number()
+	rd := staffetta.BinaryReader{Rest: b[1:]}
+	covered = rd.Uvarint()
 	const size = len(fingerprint{}) + 4
-	if rd.bad || len(rd.rest)%size != 0 {
+	if rd.Failed || len(rd.Rest)%size != 0 {
 		return 0, errKeyRecord
 	}
-	for rest := rd.rest; len(rest) > 0; rest = rest[size:] {
+	for rest := rd.Rest; len(rest) > 0; rest = rest[size:] {
 		key(storedKey{fingerprint: fingerprint(rest[:16]), unix: binary.LittleEndian.Uint32(rest[16:])})
 	}
 	return covered, nil

@@ -31,7 +31,6 @@ type Receiver struct {
 	paths     map[string]*source
 	upstream  fasthttp.RequestHandler // nil without one
 	probes    func(*fasthttp.RequestCtx) bool
-	accepting func() error
 	bodies    *semaphore.Weighted
 	metrics   *Metrics
 	refusals  refusals
@@ -50,7 +49,7 @@ func New(ctx context.Context, cfg Config) (*Receiver, error) {
 		return nil, &ConfigError{err}
 	}
 	r := &Receiver{
-		cfg: cfg, paths: make(map[string]*source), accepting: cfg.Accepting, metrics: cfg.Metrics,
+		cfg: cfg, paths: make(map[string]*source), metrics: cfg.Metrics,
 		bodies: semaphore.NewWeighted(maxBodies), refusals: refusals{log: cfg.Log},
 	}
 	if err := r.open(ctx); err != nil {
@@ -133,7 +132,7 @@ func (r *Receiver) openSource(ctx context.Context, c *Source, intake jetstream.J
 }
 
 func (r *Receiver) openFeed(ctx context.Context, s *source, c *Source, t *Target) (*feed, error) {
-	f := &feed{source: s.name, target: t.Name, kind: t.kind(), journal: s.journal, records: r.records, metrics: r.metrics}
+	f := &feed{source: s.name, target: t.Name, kind: t.kind(), journal: s.journal, records: r.records}
 	batch, err := f.openHandler(t, c)
 	if err != nil {
 		return nil, &ConfigError{err}
@@ -191,7 +190,7 @@ func (r *Receiver) Ready() error {
 	if r.full.Load() {
 		return errFull
 	}
-	return r.accepting()
+	return r.cfg.Accepting()
 }
 
 var errFull = errors.New("the store is full; webhooks are taken again once some are handed over")

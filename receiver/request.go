@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"time"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 // Request is a webhook as it came in.
@@ -53,17 +55,13 @@ func appendRequest(dst []byte, r *Request) []byte {
 	dst = append(dst, flags)
 	dst = binary.AppendUvarint(dst, uint64(max(r.ReceivedAt.UnixMicro(), 0)))
 	for _, s := range [...]string{r.EventID, r.Target, r.Method, r.URI, r.Host, r.Remote} {
-		dst = appendText(dst, s)
+		dst = staffetta.AppendText(dst, s)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(r.Header)))
 	for _, h := range r.Header {
-		dst = appendText(appendText(dst, h.Name), h.Value)
+		dst = staffetta.AppendText(staffetta.AppendText(dst, h.Name), h.Value)
 	}
-	return appendText(dst, r.Body)
-}
-
-func appendText[T string | []byte](dst []byte, s T) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
+	return staffetta.AppendText(dst, r.Body)
 }
 
 // parseRequest reads what appendRequest wrote. Body is a part of b.
@@ -71,50 +69,23 @@ func parseRequest(b []byte) (*Request, error) {
 	if len(b) == 0 {
 		return nil, errStored
 	}
-	rd := storedReader{rest: b[1:]}
+	rd := staffetta.BinaryReader{Rest: b[1:]}
 	r := &Request{TLS: b[0]&flagTLS != 0, Replay: b[0]&flagReplay != 0}
-	r.ReceivedAt = time.UnixMicro(int64(rd.number())).UTC()
+	r.ReceivedAt = time.UnixMicro(int64(rd.Uvarint())).UTC()
 	for _, s := range [...]*string{&r.EventID, &r.Target, &r.Method, &r.URI, &r.Host, &r.Remote} {
-		*s = string(rd.text())
+		*s = string(rd.Text())
 	}
-	n := rd.number()
-	if n > uint64(len(rd.rest)) {
+	n := rd.Uvarint()
+	if n > uint64(len(rd.Rest)) {
 		return nil, errStored
 	}
 	r.Header = make([]HeaderField, n)
 	for i := range r.Header {
-		r.Header[i] = HeaderField{string(rd.text()), string(rd.text())}
+		r.Header[i] = HeaderField{string(rd.Text()), string(rd.Text())}
 	}
-	r.Body = rd.text()
-	if rd.bad || len(rd.rest) > 0 {
+	r.Body = rd.Text()
+	if rd.Failed || len(rd.Rest) > 0 {
 		return nil, errStored
 	}
 	return r, nil
-}
-
-// storedReader reads what is stored; once something does not fit it is bad and gives zeros.
-type storedReader struct {
-	rest []byte
-	bad  bool
-}
-
-func (r *storedReader) number() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if n <= 0 {
-		r.bad, r.rest = true, nil
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *storedReader) text() []byte {
-	n := r.number()
-	if n > uint64(len(r.rest)) {
-		r.bad, r.rest = true, nil
-		return nil
-	}
-	b := r.rest[:n:n]
-	r.rest = r.rest[n:]
-	return b
 }

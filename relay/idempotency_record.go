@@ -3,6 +3,8 @@ package relay
 import (
 	"encoding/binary"
 	"errors"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 // The first byte of a record says what follows, one after another until its end. Numbers are
@@ -21,23 +23,19 @@ func appendKeys(dst []byte, batch []acceptedKey) []byte {
 	for _, k := range batch {
 		dst = append(dst, k.fingerprint[:]...)
 		dst = binary.AppendUvarint(dst, uint64(k.unix))
-		dst = appendText(dst, k.eventID)
+		dst = staffetta.AppendText(dst, k.eventID)
 	}
 	return dst
 }
 
 func appendFound(dst []byte, f fingerprint, e *foundEvent) []byte {
 	dst = append(dst, f[:]...)
-	dst = appendText(dst, e.eventID)
+	dst = staffetta.AppendText(dst, e.eventID)
 	dst = binary.AppendUvarint(dst, uint64(len(e.endpoints)))
 	for id := range e.endpoints {
-		dst = appendText(dst, id)
+		dst = staffetta.AppendText(dst, id)
 	}
 	return dst
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
 // parseRecord reads a record of either kind.
@@ -45,23 +43,23 @@ func parseRecord(b []byte, key func(acceptedKey), found func(fingerprint, *found
 	if len(b) == 0 || b[0] != recordOfKeys && b[0] != recordOfFound {
 		return errKeyRecord
 	}
-	for r := (keyReader{binaryReader{rest: b[1:]}}); len(r.rest) > 0; {
+	for r := (keyReader{staffetta.BinaryReader{Rest: b[1:]}}); len(r.Rest) > 0; {
 		f := r.fingerprint()
 		if b[0] == recordOfKeys {
-			k := acceptedKey{fingerprint: f, unix: uint32(r.uvarint()), eventID: r.text()}
-			if !r.failed {
+			k := acceptedKey{fingerprint: f, unix: uint32(r.Uvarint()), eventID: r.text()}
+			if !r.Failed {
 				key(k)
 			}
 		} else {
 			e := &foundEvent{eventID: r.text(), endpoints: make(map[string]bool), recorded: true}
-			for n := r.uvarint(); n > 0 && !r.failed; n-- {
+			for n := r.Uvarint(); n > 0 && !r.Failed; n-- {
 				e.endpoints[r.text()] = true
 			}
-			if !r.failed {
+			if !r.Failed {
 				found(f, e)
 			}
 		}
-		if r.failed {
+		if r.Failed {
 			return errKeyRecord
 		}
 	}
@@ -69,11 +67,11 @@ func parseRecord(b []byte, key func(acceptedKey), found func(fingerprint, *found
 }
 
 // keyReader reads the members of a record.
-type keyReader struct{ binaryReader }
+type keyReader struct{ staffetta.BinaryReader }
 
 func (r *keyReader) fingerprint() (f fingerprint) {
-	copy(f[:], r.take(uint64(len(f))))
+	copy(f[:], r.Take(uint64(len(f))))
 	return f
 }
 
-func (r *keyReader) text() string { return string(r.take(r.uvarint())) }
+func (r *keyReader) text() string { return string(r.Text()) }

@@ -20,7 +20,7 @@ type logReader struct {
 	base   int64
 	texts  [][]byte
 	hashes []uint64 // of texts, 0 for one that was not asked for yet
-	binaryReader
+	staffetta.BinaryReader
 }
 
 // logRecord is a record within its block; its texts are numbers.
@@ -40,24 +40,24 @@ type logRecord struct {
 
 // open begins to read a block, which must stay as it is until the reader is done with it.
 func (r *logReader) open(block []byte) error {
-	*r = logReader{texts: r.texts[:0], hashes: r.hashes[:0], binaryReader: binaryReader{rest: block}}
+	*r = logReader{texts: r.texts[:0], hashes: r.hashes[:0], BinaryReader: staffetta.BinaryReader{Rest: block}}
 	if len(block) == 0 || block[0] != logFormat {
 		return errLogBlock
 	}
-	r.rest = block[1:]
-	count := r.uvarint()
-	r.base = r.varint()
-	texts := r.uvarint()
+	r.Rest = block[1:]
+	count := r.Uvarint()
+	r.base = r.Varint()
+	texts := r.Uvarint()
 	// A record has ten bytes at least, and a text one.
-	if r.failed || count > uint64(len(r.rest)) || texts > uint64(len(r.rest)) {
+	if r.Failed || count > uint64(len(r.Rest)) || texts > uint64(len(r.Rest)) {
 		return errLogBlock
 	}
 	r.left = int(count)
 	for range texts {
-		r.texts = append(r.texts, r.take(r.uvarint()))
+		r.texts = append(r.texts, r.Take(r.Uvarint()))
 		r.hashes = append(r.hashes, 0)
 	}
-	if r.failed {
+	if r.Failed {
 		return errLogBlock
 	}
 	return nil
@@ -65,9 +65,9 @@ func (r *logReader) open(block []byte) error {
 
 // number reads the number of a text, which must be there.
 func (r *logReader) number() uint64 {
-	n := r.uvarint()
+	n := r.Uvarint()
 	if n > uint64(len(r.texts)) {
-		r.failed = true
+		r.Failed = true
 		return 0
 	}
 	return n
@@ -100,34 +100,34 @@ func (r *logReader) next(rec *logRecord) (bool, error) {
 	r.left--
 	*rec = logRecord{index: r.index}
 	r.index++
-	if flags := r.take(1); len(flags) == 1 {
+	if flags := r.Take(1); len(flags) == 1 {
 		rec.flags = flags[0]
 	}
-	rec.at = r.base + r.varint()
+	rec.at = r.base + r.Varint()
 	rec.workspace, rec.endpoint, rec.eventType = r.number(), r.number(), r.number()
 	if rec.flags&logUUID != 0 {
-		rec.eventID = r.take(16)
+		rec.eventID = r.Take(16)
 	} else {
-		rec.eventID = r.take(r.uvarint())
+		rec.eventID = r.Take(r.Uvarint())
 	}
-	rec.sequence, rec.sinceStored, rec.attempt = r.uvarint(), r.varint(), r.uvarint()
+	rec.sequence, rec.sinceStored, rec.attempt = r.Uvarint(), r.Varint(), r.Uvarint()
 	if rec.flags&logFailed != 0 {
-		if kind := r.take(1); len(kind) == 1 {
+		if kind := r.Take(1); len(kind) == 1 {
 			rec.error = staffetta.ErrorKind(kind[0])
 		}
 		rec.detail = r.number()
 	} else {
-		rec.status = r.uvarint()
+		rec.status = r.Uvarint()
 	}
 	if rec.action() == staffetta.Retry {
-		rec.wait = r.uvarint()
+		rec.wait = r.Uvarint()
 	}
-	rec.duration, rec.firstByte = r.uvarint(), r.uvarint()
+	rec.duration, rec.firstByte = r.Uvarint(), r.Uvarint()
 	if rec.flags&logDialled != 0 {
-		rec.resolve, rec.connect, rec.handshake = r.uvarint(), r.uvarint(), r.uvarint()
+		rec.resolve, rec.connect, rec.handshake = r.Uvarint(), r.Uvarint(), r.Uvarint()
 	}
 	rec.remote, rec.head, rec.body = r.number(), r.number(), r.number()
-	if r.failed {
+	if r.Failed {
 		return false, fmt.Errorf("record %d: %w", rec.index, errLogBlock)
 	}
 	return true, nil

@@ -157,8 +157,8 @@ func (k *keptRecord) readOwner(ctx context.Context) (string, error) {
 	if err != nil || data == nil {
 		return "", err
 	}
-	r := recordReader{rest: data[min(1, len(data)):]}
-	if writer := r.text(); !r.bad {
+	r := recordReader{staffetta.BinaryReader{Rest: data[min(1, len(data)):]}}
+	if writer := r.text(); !r.Failed {
 		return writer, nil
 	}
 	return "", fmt.Errorf("read %s: %w", k.subject, errRecord)
@@ -220,7 +220,7 @@ const cursorFormat = 2
 // appendCursors writes the record of the moment.
 func (s *shard) appendCursors(dst []byte) []byte {
 	dst = append(dst, cursorFormat)
-	dst = appendText(dst, s.d.id)
+	dst = staffetta.AppendText(dst, s.d.id)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for key, l := range s.lanes {
@@ -237,16 +237,12 @@ func appendCursor(dst []byte, key string, c cursor) []byte {
 	if !c.due.IsZero() {
 		due = uint64(c.due.UnixNano())
 	}
-	dst = appendText(dst, key)
+	dst = staffetta.AppendText(dst, key)
 	dst = binary.AppendUvarint(dst, c.settled)
 	dst = binary.AppendUvarint(dst, c.backlog)
 	dst = binary.AppendUvarint(dst, c.bytes)
 	dst = binary.AppendUvarint(dst, uint64(c.failed))
 	return binary.AppendUvarint(dst, due)
-}
-
-func appendText(dst []byte, s string) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
 
 var errRecord = errors.New("the record of cursors is damaged or of a newer version")
@@ -255,46 +251,24 @@ func parseCursors(b []byte) (map[string]cursor, string, error) {
 	if len(b) == 0 || b[0] != cursorFormat {
 		return nil, "", errRecord
 	}
-	r := recordReader{rest: b[1:]}
+	r := recordReader{staffetta.BinaryReader{Rest: b[1:]}}
 	writer := r.text()
 	cursors := make(map[string]cursor)
-	for len(r.rest) > 0 && !r.bad {
+	for len(r.Rest) > 0 && !r.Failed {
 		key := r.text()
-		c := cursor{settled: r.number(), backlog: r.number(), bytes: r.number(), failed: int(r.number())}
-		if due := r.number(); due > 0 {
+		c := cursor{settled: r.Uvarint(), backlog: r.Uvarint(), bytes: r.Uvarint(), failed: int(r.Uvarint())}
+		if due := r.Uvarint(); due > 0 {
 			c.due = time.Unix(0, int64(due))
 		}
 		cursors[key] = c
 	}
-	if r.bad {
+	if r.Failed {
 		return nil, "", errRecord
 	}
 	return cursors, writer, nil
 }
 
-// recordReader reads a record; once something does not fit it is bad and gives zeros.
-type recordReader struct {
-	rest []byte
-	bad  bool
-}
+// recordReader reads a record.
+type recordReader struct{ staffetta.BinaryReader }
 
-func (r *recordReader) number() uint64 {
-	v, n := binary.Uvarint(r.rest)
-	if n <= 0 {
-		r.bad, r.rest = true, nil
-		return 0
-	}
-	r.rest = r.rest[n:]
-	return v
-}
-
-func (r *recordReader) text() string {
-	n := r.number()
-	if n > uint64(len(r.rest)) {
-		r.bad, r.rest = true, nil
-		return ""
-	}
-	s := string(r.rest[:n])
-	r.rest = r.rest[n:]
-	return s
-}
+func (r *recordReader) text() string { return string(r.Text()) }

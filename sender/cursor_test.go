@@ -3,6 +3,8 @@ package sender
 import (
 	"testing"
 	"time"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 func TestARecordOfCursorsSurvivesARoundTrip(t *testing.T) {
@@ -10,7 +12,7 @@ func TestARecordOfCursorsSurvivesARoundTrip(t *testing.T) {
 		"ep_1": {settled: 1 << 40, backlog: 7, bytes: 900, failed: 3, due: time.Unix(1_800_000_000, 123)},
 		"ep_2": {},
 	}
-	record := appendText([]byte{cursorFormat}, "writer")
+	record := staffetta.AppendText([]byte{cursorFormat}, "writer")
 	for key, c := range want {
 		record = appendCursor(record, key, c)
 	}
@@ -32,7 +34,7 @@ func TestARecordOfCursorsSurvivesARoundTrip(t *testing.T) {
 }
 
 func FuzzParseCursors(f *testing.F) {
-	f.Add(appendCursor(appendText([]byte{cursorFormat}, "w"), "a", cursor{settled: 5, failed: 1, due: time.Unix(1, 0)}))
+	f.Add(appendCursor(staffetta.AppendText([]byte{cursorFormat}, "w"), "a", cursor{settled: 5, failed: 1, due: time.Unix(1, 0)}))
 	f.Add([]byte{cursorFormat, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if cursors, _, err := parseCursors(b); err != nil && cursors != nil {

@@ -415,7 +415,7 @@ func TestCursorsAheadOfTheStoreDoNotSwallowNewEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, t.TempDir())
 		shard := staffetta.Shard("a", 2)
-		record := appendCursor(appendText([]byte{cursorFormat}, "somebody"), "a", cursor{settled: 1000})
+		record := appendCursor(staffetta.AppendText([]byte{cursorFormat}, "somebody"), "a", cursor{settled: 1000})
 		if _, err := b.js.Publish(t.Context(), staffetta.CursorSubject(shard), record); err != nil {
 			t.Fatal(err)
 		}
@@ -544,7 +544,7 @@ func TestALateAnswerToAWriteOfCursorsIsNoSecondOwner(t *testing.T) {
 		b.send("a", "1")
 		pass(time.Second)
 		// A write of this process that it has not heard of.
-		record := appendCursor(appendText([]byte{cursorFormat}, b.d.id), "a", cursor{settled: 1})
+		record := appendCursor(staffetta.AppendText([]byte{cursorFormat}, b.d.id), "a", cursor{settled: 1})
 		if _, err := b.js.Publish(t.Context(), staffetta.CursorSubject(staffetta.Shard("a", 2)), record); err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,7 @@ type feedRecord struct {
 }
 
 func appendFeedHead(dst []byte, writer string, high position, pausedUntil time.Time) []byte {
-	dst = appendText(append(dst, feedFormat), writer)
+	dst = staffetta.AppendText(append(dst, feedFormat), writer)
 	dst = binary.AppendUvarint(dst, high.sequence)
 	dst = binary.AppendUvarint(dst, uint64(high.index))
 	return appendTime(dst, pausedUntil)
@@ -65,20 +65,20 @@ func parseFeedRecord(b []byte) (feedRecord, error) {
 	if len(b) == 0 || b[0] != feedFormat {
 		return feedRecord{}, errRecord
 	}
-	r := recordReader{rest: b[1:]}
-	f := feedRecord{writer: r.text(), high: position{r.number(), r.count()}, pausedUntil: r.time()}
-	r.bad = r.bad || f.high.sequence == 0
+	r := recordReader{staffetta.BinaryReader{Rest: b[1:]}}
+	f := feedRecord{writer: r.text(), high: position{r.Uvarint(), r.count()}, pausedUntil: r.time()}
+	r.Failed = r.Failed || f.high.sequence == 0
 	var last feedMark
-	for len(r.rest) > 0 && !r.bad {
-		m := feedMark{position: position{last.sequence + r.number(), r.count()}}
+	for len(r.Rest) > 0 && !r.Failed {
+		m := feedMark{position: position{last.sequence + r.Uvarint(), r.count()}}
 		failed := r.count()
 		m.failed, m.transient = failed>>1, failed&1 == 1
 		m.firstFailed, m.due = r.time(), r.time()
 		ordered := m.sequence >= last.sequence && (len(f.marks) == 0 || last.before(m.position))
-		r.bad = r.bad || !ordered || m.sequence == 0 || !m.before(f.high)
+		r.Failed = r.Failed || !ordered || m.sequence == 0 || !m.before(f.high)
 		f.marks, last = append(f.marks, m), m
 	}
-	if r.bad {
+	if r.Failed {
 		return feedRecord{}, errRecord
 	}
 	return f, nil
@@ -86,18 +86,18 @@ func parseFeedRecord(b []byte) (feedRecord, error) {
 
 // count reads a number that must be small.
 func (r *recordReader) count() int {
-	n := r.number()
+	n := r.Uvarint()
 	if n > math.MaxInt32 {
-		r.bad, r.rest = true, nil
+		r.Failed, r.Rest = true, nil
 		return 0
 	}
 	return int(n)
 }
 
 func (r *recordReader) time() time.Time {
-	n := r.number()
+	n := r.Uvarint()
 	if n == 0 || n > math.MaxInt64 {
-		r.bad = r.bad || n != 0
+		r.Failed = r.Failed || n != 0
 		return time.Time{}
 	}
 	return time.Unix(0, int64(n))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -72,14 +71,11 @@ func (c *receiverCommand) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	if c.DebugListen != "" {
-		l, err := net.Listen("tcp", c.DebugListen)
-		if err != nil {
-			return fmt.Errorf("listen for profiles: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		go func() { _ = http.Serve(l, http.DefaultServeMux) }() // ends with the listener
+	stopProfiles, err := serveProfiles(c.DebugListen)
+	if err != nil {
+		return err
 	}
+	defer stopProfiles()
 	running := func(r *receiver.Receiver, admin net.Addr) { c.printStart(s.stdout, settings, r, admin) }
 	err = runReceiver(s.ctx, settings, running)
 	if wrong, ok := errors.AsType[*receiver.ConfigError](err); ok {

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	_ "net/http/pprof" // registers with the default mux, which only --debug-listen serves
 	"os"
 	"path/filepath"
 	"time"
@@ -67,14 +64,11 @@ func (c *relayCommand) Run(s *surroundings) error {
 	if err != nil {
 		return err
 	}
-	if c.DebugListen != "" {
-		l, err := net.Listen("tcp", c.DebugListen)
-		if err != nil {
-			return fmt.Errorf("listen for profiles: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		go func() { _ = http.Serve(l, http.DefaultServeMux) }() // ends with the listener
+	stopProfiles, err := serveProfiles(c.DebugListen)
+	if err != nil {
+		return err
 	}
+	defer stopProfiles()
 	running := func(r *relay.Relay) { c.printStart(s.stdout, settings, r) }
 	err = runRelay(s.ctx, settings, running)
 	if s.ctx.Err() != nil && errors.Is(err, context.Canceled) {
