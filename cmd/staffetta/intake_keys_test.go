@@ -157,8 +157,8 @@ func TestAKeyOutlivesARestartAndAKill(t *testing.T) {
 			if kill {
 				dir = copyStore(t, dir) // right after the answer: the keys cannot all be on record
 			}
+			before := len(sink.wait(t, 40)) // a stop ends attempts, it does not deliver what waits
 			l.stop()
-			before := len(sink.wait(t, 40))
 			l = startLive(t, dir)
 			for key, want := range keyed {
 				if id, duplicate := l.keyed(key, `{"event_type":"message.received"}`); id != want || !duplicate {
