@@ -112,20 +112,12 @@ func OperationsEndpoint(workspace string) string { return operationsPrefix + wor
 // IsOperationsEndpoint reports whether an id is that of a hidden endpoint, whose failures never count.
 func IsOperationsEndpoint(id string) bool { return strings.HasPrefix(id, operationsPrefix) }
 
-// The headers of a stored event.
+// The headers of a dead letter; its data is the payload.
 const (
 	// HeaderEventID is the event_id, as the endpoint sees it in webhook-id.
 	HeaderEventID = "Event-Id"
 	// HeaderEventType is the event_type.
 	HeaderEventType = "Event-Type"
-	// HeaderIdempotency is the fingerprint of the key that the producer gave for the event.
-	HeaderIdempotency = "Idempotency"
-	// HeaderReplay is there when the event is sent again on request.
-	HeaderReplay = "Replay"
-)
-
-// The headers of a dead letter, beside HeaderEventID and HeaderEventType; its data is the payload.
-const (
 	// HeaderAttempts is how many attempts were made.
 	HeaderAttempts = "Attempts"
 	// HeaderStatusCode is the status of the last one; absent where there was none.

@@ -16,9 +16,19 @@ import (
 const (
 	lockFile = "lock"
 	planFile = "staffetta.json"
-	// planFormat is the newest layout of a folder that this version reads and writes.
-	planFormat = 1
+	// relayFormat and journalFormat are the layouts of a folder that this version reads and writes, of a
+	// relay and of a receiver. A relay's events were messages with headers in format 1.
+	relayFormat   = 2
+	journalFormat = 1
 )
+
+// formatOf is the format of a layout's folder.
+func formatOf(l Layout) int {
+	if l.Journal {
+		return journalFormat
+	}
+	return relayFormat
+}
 
 // lock is the exclusive hold on a folder. Its file has the owner's pid while it runs and is empty
 // after a clean end, so a pid found in it tells of a kill or a power failure.
@@ -92,7 +102,7 @@ func openPlan(dir string, layout Layout) (*plan, error) {
 	p := &plan{path: filepath.Join(dir, planFile)}
 	raw, err := os.ReadFile(p.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		p.Format, p.Shards, p.Journal = planFormat, layout.Shards, layout.Journal
+		p.Format, p.Shards, p.Journal = formatOf(layout), layout.Shards, layout.Journal
 		return p, nil
 	}
 	if err != nil {
@@ -102,13 +112,16 @@ func openPlan(dir string, layout Layout) (*plan, error) {
 		return nil, fmt.Errorf("%w: %s cannot be read (%w); restore it from a copy", ErrDamaged, p.path, err)
 	}
 	switch {
-	case p.Format > planFormat:
-		return nil, fmt.Errorf("%w: %s has format %d and this version knows %d; run the version that wrote it or a newer one",
-			ErrLayout, p.path, p.Format, planFormat)
 	case p.Format < 1 || p.Shards < 1:
 		return nil, fmt.Errorf("%w: %s has no format or no shards; restore it from a copy", ErrDamaged, p.path)
 	case p.Journal != layout.Journal:
 		return nil, fmt.Errorf("%w: %s is the data folder of a %s; choose another for this program", ErrLayout, dir, p.owner())
+	case p.Format > formatOf(layout):
+		return nil, fmt.Errorf("%w: %s has format %d and this version knows %d; run the version that wrote it or a newer one",
+			ErrLayout, p.path, p.Format, formatOf(layout))
+	case p.Format < formatOf(layout):
+		return nil, fmt.Errorf("%w: %s has format %d and this version reads %d; let the version that wrote it deliver what waits, then choose another folder",
+			ErrLayout, p.path, p.Format, formatOf(layout))
 	case p.Shards != layout.Shards:
 		return nil, fmt.Errorf("%w: %s was made with %d shards, which is fixed at the first start, and not with %d; start with --shards %d",
 			ErrLayout, dir, p.Shards, layout.Shards, p.Shards)

@@ -130,15 +130,17 @@ func TestAKilledProcessLosesNothingThatWasAcknowledged(t *testing.T) {
 	}
 }
 
-func TestAFolderOfANewerVersionIsRefused(t *testing.T) {
-	dir := t.TempDir()
-	embedtest.Start(t, dir, 1).Shutdown()
-	edit(t, filepath.Join(dir, "staffetta.json"), func(b []byte) []byte {
-		return bytes.Replace(b, []byte(`"format": 1`), []byte(`"format": 2`), 1)
-	})
-	_, err := embed.Start(t.Context(), embed.Config{Dir: dir, Layout: embed.Layout{Shards: 1}})
-	if !errors.Is(err, embed.ErrLayout) || !strings.Contains(err.Error(), "format 2") {
-		t.Errorf("start on a newer folder: %v", err)
+func TestAFolderOfAnotherFormatIsRefused(t *testing.T) {
+	for format, say := range map[string]string{"1": "deliver what waits", "3": "a newer one"} {
+		dir := t.TempDir()
+		embedtest.Start(t, dir, 1).Shutdown()
+		edit(t, filepath.Join(dir, "staffetta.json"), func(b []byte) []byte {
+			return bytes.Replace(b, []byte(`"format": 2`), []byte(`"format": `+format), 1)
+		})
+		_, err := embed.Start(t.Context(), embed.Config{Dir: dir, Layout: embed.Layout{Shards: 1}})
+		if !errors.Is(err, embed.ErrLayout) || !strings.Contains(err.Error(), "format "+format) || !strings.Contains(err.Error(), say) {
+			t.Errorf("start on a folder of format %s: %v", format, err)
+		}
 	}
 }
 

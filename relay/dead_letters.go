@@ -36,7 +36,7 @@ type DeadLetters struct {
 
 // NewDeadLetters reads over a connection that carries no events.
 func NewDeadLetters(conn *nats.Conn) *DeadLetters {
-	return &DeadLetters{shelf{conn, staffetta.DeadLetterStream}}
+	return &DeadLetters{shelf{conn: conn, stream: staffetta.DeadLetterStream}}
 }
 
 // deadLetter is a letter as the API shows it.
@@ -56,8 +56,8 @@ type deadLetter struct {
 func newDeadLetter(m *shelved) deadLetter {
 	l := deadLetter{
 		ID:        letterPrefix + strconv.FormatUint(m.sequence, 10),
-		EventID:   m.text(staffetta.HeaderEventID),
-		EventType: m.text(staffetta.HeaderEventType),
+		EventID:   m.eventID,
+		EventType: m.eventType,
 		Endpoint:  endpointOfSubject(m.subject),
 		Error:     m.text(staffetta.HeaderError),
 		DroppedAt: m.at.UTC(),
@@ -99,8 +99,8 @@ func (f *letterFilter) keep() func(*shelved) bool {
 		return nil
 	}
 	return func(m *shelved) bool {
-		return (f.eventID == "" || m.text(staffetta.HeaderEventID) == f.eventID) &&
-			(f.eventType == "" || m.text(staffetta.HeaderEventType) == f.eventType)
+		return (f.eventID == "" || m.eventID == f.eventID) &&
+			(f.eventType == "" || m.eventType == f.eventType)
 	}
 }
 

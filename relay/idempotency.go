@@ -6,7 +6,9 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,7 +31,9 @@ const (
 	idempotencySlack = 10 * time.Second
 	// idempotencyRecord bounds the keys of one record message.
 	idempotencyRecord = 8192
-	idempotencyParts  = 64
+	// recordBytes bounds a record of found events, but for the last of them.
+	recordBytes      = 512 << 10
+	idempotencyParts = 64
 )
 
 // fingerprint stands for a key within a workspace: the first half of a SHA-256.
@@ -67,7 +71,10 @@ type idempotency struct {
 
 	mu      sync.Mutex
 	pending []acceptedKey // accepted and not on record yet
-	full    chan struct{} // pending has reached a record's size
+
+	// unrecorded says that there are found events that are not on record yet.
+	unrecorded atomic.Bool
+	full       chan struct{} // pending has reached a record's size
 }
 
 // keys is one part of all keys, so that producers do not wait for one lock.
@@ -88,12 +95,13 @@ type acceptedKey struct {
 	eventID string
 }
 
-// foundEvent is an event that a start found stored but not on record: its request may have been
-// cut off between two copies, so a repeat sends those that are missing.
+// foundEvent is an event that is stored for some of its endpoints, as far as is known: its request was
+// cut off between two copies, or the store refused one. A repeat sends those that are missing.
 type foundEvent struct {
 	eventID   string
 	endpoints map[string]bool
-	recorded  bool // a later start need not find it again
+	at        time.Time // when it was found
+	recorded  bool      // a later start need not find it again
 }
 
 // claim is the answer to a key.
@@ -163,12 +171,20 @@ func (x *idempotency) accept(f fingerprint, eventID string, now time.Time) {
 	}
 }
 
-// release gives the key back: its event was not accepted.
-func (x *idempotency) release(f fingerprint) {
+// release gives the key back: its event was not accepted. endpoints are those that a copy was stored for
+// all the same, under the event's id; a repeat sends the others.
+func (x *idempotency) release(f fingerprint, eventID string, endpoints map[string]bool) {
 	k := x.part(f)
 	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(endpoints) > 0 {
+		if before := k.found[f]; before != nil {
+			maps.Copy(endpoints, before.endpoints)
+		}
+		k.found[f] = &foundEvent{eventID: eventID, endpoints: endpoints, at: time.Now()}
+		x.unrecorded.Store(true)
+	}
 	k.free(f)
-	k.mu.Unlock()
 }
 
 func (k *keys) free(f fingerprint) {
@@ -205,6 +221,11 @@ func (k *keys) forget(before int64) {
 	}
 }
 
+// forgetFound drops the found events that nobody has asked for since a time.
+func (k *keys) forgetFound(before time.Time) {
+	maps.DeleteFunc(k.found, func(_ fingerprint, e *foundEvent) bool { return e.at.Before(before) })
+}
+
 // run keeps the record until ctx ends, and then writes what is left of it.
 func (x *idempotency) run(ctx context.Context) {
 	write := time.NewTicker(idempotencyInterval)
@@ -216,12 +237,16 @@ func (x *idempotency) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			x.write(ctx)
+			if err := x.recordFound(ctx); err != nil {
+				x.log.Error().Err(err).Msg("a repeat of these events may send them again after the next start")
+			}
 			return
 		case now := <-sweep.C:
 			for i := range x.parts {
 				k := &x.parts[i]
 				k.mu.Lock()
 				k.forget(now.Add(-idempotencyAge).Unix())
+				k.forgetFound(now.Add(-idempotencyAge))
 				k.mu.Unlock()
 			}
 		case <-x.full:
@@ -234,6 +259,11 @@ func (x *idempotency) run(ctx context.Context) {
 			if !idle || now.Sub(written) >= idempotencyHeartbeat {
 				x.write(ctx)
 				written = now
+			}
+			if x.unrecorded.Load() {
+				if err := x.writeFound(ctx); err != nil {
+					x.log.Error().Err(err).Msg("trying again")
+				}
 			}
 		}
 	}
@@ -278,6 +308,7 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 			part.put(k)
 			delete(part.found, k.fingerprint)
 		}, func(f fingerprint, e *foundEvent) {
+			e.at = last
 			x.part(f).found[f] = e
 		})
 	})
@@ -293,7 +324,7 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			errs[n] = readStream(ctx, x.js, staffetta.EventStream(n), jetstream.ConsumerConfig{
-				DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since, HeadersOnly: true,
+				DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
 			}, func(m jetstream.Msg) error { return x.foundStored(m, staffetta.EventSubject(n, "")) })
 		})
 	}
@@ -301,48 +332,60 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("look for events without a recorded key: %w", err)
 	}
-	return x.writeFound(ctx)
+	return x.recordFound(ctx)
+}
+
+// recordFound writes until every found event is on record.
+func (x *idempotency) recordFound(ctx context.Context) error {
+	for {
+		if err := x.writeFound(ctx); err != nil || !x.unrecorded.Load() {
+			return err
+		}
+	}
 }
 
 // writeFound puts the found events on record: a later start begins to look behind it, and their
 // copies may be gone by then.
 func (x *idempotency) writeFound(ctx context.Context) error {
-	var record []byte
-	flush := func() error {
-		if len(record) <= 1 {
-			return nil
-		}
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-		defer cancel()
-		if _, err := x.js.Publish(ctx, staffetta.IdempotencySubject, record); err != nil {
-			return fmt.Errorf("record events without a recorded key: %w", err)
-		}
-		return nil
-	}
+	x.unrecorded.Store(false)
 	for i := range x.parts {
-		for f, e := range x.parts[i].found {
-			if e.recorded {
-				continue
-			}
-			if len(record) == 0 {
-				record = append(record, recordOfFound)
-			}
-			record = appendFound(record, f, e)
-			e.recorded = true
-			if len(record) > 512<<10 {
-				if err := flush(); err != nil {
-					return err
-				}
-				record = record[:0]
+		k := &x.parts[i]
+		k.mu.Lock()
+		record := []byte{recordOfFound}
+		var written []*foundEvent
+		for f, e := range k.found {
+			if !e.recorded && len(record) < recordBytes {
+				record = appendFound(record, f, e)
+				written = append(written, e)
 			}
 		}
+		k.mu.Unlock()
+		if len(written) == 0 {
+			continue
+		}
+		if len(record) >= recordBytes { // there may be more
+			x.unrecorded.Store(true)
+		}
+		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		_, err := x.js.Publish(bounded, staffetta.IdempotencySubject, record)
+		cancel()
+		if err != nil {
+			x.unrecorded.Store(true)
+			return fmt.Errorf("record events that are stored in part: %w", err)
+		}
+		k.mu.Lock()
+		for _, e := range written {
+			e.recorded = true
+		}
+		k.mu.Unlock()
 	}
-	return flush()
+	return nil
 }
 
 // foundStored notes a copy of an event whose key may not be on record.
 func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
-	f, ok := parseFingerprint(m.Headers().Get(staffetta.HeaderIdempotency))
+	stored, _ := staffetta.ParseStoredEvent(m.Data())
+	f, ok := parseFingerprint(stored.Key)
 	if !ok {
 		return nil
 	}
@@ -357,8 +400,8 @@ func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
 		e = &foundEvent{endpoints: make(map[string]bool)}
 		k.found[f] = e
 	}
-	e.recorded = false
-	e.eventID = m.Headers().Get(staffetta.HeaderEventID)
+	e.recorded, e.at = false, time.Now()
+	e.eventID = stored.ID
 	e.endpoints[m.Subject()[len(prefix):]] = true
 	return nil
 }

@@ -43,6 +43,7 @@ type admission struct {
 	madeID      string // the event's id where the relay made it and the producer gave a key
 	found       *foundEvent
 	group       *publishGroup
+	stored      *storedEvent // on its way; nil for an event that nobody wants
 }
 
 // one takes a single event; key is the producer's Idempotency-Key or empty.
@@ -71,6 +72,9 @@ func (in *ingest) one(ctx context.Context, workspace string, body, key []byte) (
 	a.group = newPublishGroup()
 	if err := in.publish(ctx, &a); err != nil {
 		a.group.fail(err)
+	}
+	if a.stored != nil {
+		in.publisher.flush(a.stored)
 	}
 	return in.finish(ctx, &a)
 }
@@ -144,31 +148,26 @@ func (in *ingest) claim(a *admission) (answer accepted, busy <-chan struct{}) {
 	return accepted{}, nil
 }
 
-// publish sends the event's copies on their way.
+// publish puts the event's copies in line.
 func (in *ingest) publish(ctx context.Context, a *admission) error {
-	if a.madeID != "" {
-		p := staffetta.Payload{Body: a.event.Payload}
-		a.event.Payload = p.AppendEventID(make([]byte, 0, len(p.Body)+64), a.madeID)
-	}
 	if len(a.routes) == 0 {
 		return nil
 	}
-	e := newStoredEvent(a.event.ID, a.event.Type, a.event.Payload)
-	name := ""
-	if a.keyed {
-		name = a.fingerprint.text()
-		e.header[staffetta.HeaderIdempotency] = []string{name}
+	e := staffetta.StoredEvent{ID: a.event.ID, Type: a.event.Type, Payload: a.event.Payload}
+	if a.madeID != "" {
+		p := staffetta.Payload{Body: e.Payload}
+		e.Payload = p.AppendEventID(make([]byte, 0, len(p.Body)+64), a.madeID)
 	}
+	if a.keyed {
+		e.Key = a.fingerprint.text()
+	}
+	a.stored = newStoredEvent(e, len(a.routes))
 	for _, r := range a.routes {
 		if a.found != nil && a.found.endpoints[r.Endpoint] {
 			a.group.duplicates.Add(1) // as the store says of a copy that it knows
 			continue
 		}
-		id := ""
-		if a.keyed {
-			id = name + "." + r.Endpoint
-		}
-		if err := in.publisher.publish(ctx, a.group, r, id, e); err != nil {
+		if err := in.publisher.add(ctx, a.group, a.stored, r, ""); err != nil {
 			return err
 		}
 	}
@@ -178,18 +177,32 @@ func (in *ingest) publish(ctx context.Context, a *admission) error {
 // finish waits for the store and settles the key.
 func (in *ingest) finish(ctx context.Context, a *admission) (accepted, error) {
 	if err := a.group.wait(ctx); err != nil {
-		if a.keyed {
-			in.idempotency.release(a.fingerprint)
-		}
+		later := *a // on the heap in this case alone
+		a.group.whenDone(func() { in.settle(&later) })
 		return accepted{}, err
 	}
-	if a.keyed {
-		in.idempotency.accept(a.fingerprint, a.madeID, time.Now())
-	}
+	in.settle(a)
 	answer := accepted{eventID: a.event.ID, endpoints: len(a.routes)}
 	// All copies known to the store already: a repeat of an event from before a restart.
 	answer.duplicate = len(a.routes) > 0 && int(a.group.duplicates.Load()) == len(a.routes)
 	return answer, nil
+}
+
+// settle accepts the event's key or gives it back, once the group has ended. That may be when its request
+// was told to try again: then the repeat finds what is stored.
+func (in *ingest) settle(a *admission) {
+	if !a.keyed {
+		return
+	}
+	if a.group.failed() == nil {
+		in.idempotency.accept(a.fingerprint, a.madeID, time.Now())
+		return
+	}
+	var endpoints map[string]bool
+	if a.stored != nil {
+		endpoints = a.stored.storedAt()
+	}
+	in.idempotency.release(a.fingerprint, a.event.ID, endpoints)
 }
 
 // rejection is a line of a batch that is not an event.
@@ -286,21 +299,12 @@ func (b *batch) reject(line int, err *staffetta.InputError) {
 // finish waits for the store, settles the keys, and then sees to the lines whose key another
 // request was working on: by now that one has ended, or will without waiting for this one.
 func (b *batch) finish(ctx context.Context) (batchResult, error) {
-	err := b.group.wait(ctx)
-	now := time.Now()
-	for i := range b.taken {
-		a := &b.taken[i]
-		switch {
-		case !a.keyed:
-		case err != nil:
-			b.in.idempotency.release(a.fingerprint)
-		default:
-			b.in.idempotency.accept(a.fingerprint, a.madeID, now)
-		}
-	}
-	if err != nil {
+	b.in.publisher.flushAll()
+	if err := b.group.wait(ctx); err != nil {
+		b.group.whenDone(b.settle)
 		return batchResult{}, err
 	}
+	b.settle()
 	for i := range b.contested {
 		a := &b.contested[i]
 		answer, err := b.in.one(ctx, a.workspace, a.event.Payload, nil)
@@ -315,6 +319,13 @@ func (b *batch) finish(ctx context.Context) (batchResult, error) {
 	}
 	b.result.accepted = len(b.taken) + b.result.duplicates
 	return b.result, nil
+}
+
+// settle settles the keys of what was sent on its way.
+func (b *batch) settle() {
+	for i := range b.taken {
+		b.in.settle(&b.taken[i])
+	}
 }
 
 func payloadTooLarge(n int) *staffetta.InputError {

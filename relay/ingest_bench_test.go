@@ -60,10 +60,7 @@ func newTestIngest(tb testing.TB, n int) *ingest {
 			tb.Fatal(err)
 		}
 	}
-	p, err := newPublisher(conns, func(int, string, uint64, staffetta.Event, string) {}, func(int, string) {})
-	if err != nil {
-		tb.Fatal(err)
-	}
+	p := startPublisher(tb, publisherConfig{conns: conns, js: js, shards: 4})
 	return &ingest{
 		registry: registry, publisher: p, idempotency: newIdempotency(js, 1_000_000, zerolog.Nop()),
 		catalogue: staffetta.DefaultCatalogue(), accepting: func() error { return nil },
@@ -89,7 +86,7 @@ func BenchmarkStoreOneEvent(b *testing.B) {
 	b.SetBytes(int64(len(body)))
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := in.publisher.conns[0].conn.RequestWithContext(b.Context(), routes[0].Subject, body); err != nil {
+		if _, err := in.publisher.cfg.conns[0].RequestWithContext(b.Context(), routes[0].Subject, body); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -51,11 +51,8 @@ func newLogAPI(t *testing.T, change ...func(*APIConfig, *logAPI)) *logAPI {
 // store puts a copy of an event where the endpoint's events are.
 func (x *logAPI) store(endpoint, id string) uint64 {
 	x.Helper()
-	m := nats.NewMsg(staffetta.EventSubject(staffetta.Shard(endpoint, 4), endpoint))
-	m.Header.Set(staffetta.HeaderEventID, id)
-	m.Header.Set(staffetta.HeaderEventType, "message.received")
-	m.Data = []byte(`{"event_type":"message.received","event_id":"` + id + `"}`)
-	ack, err := x.js.PublishMsg(x.Context(), m)
+	e := staffetta.StoredEvent{ID: id, Type: "message.received", Payload: []byte(`{"event_type":"message.received","event_id":"` + id + `"}`)}
+	ack, err := x.js.Publish(x.Context(), staffetta.EventSubject(staffetta.Shard(endpoint, 4), endpoint), e.Append(nil))
 	if err != nil {
 		x.Fatal(err)
 	}

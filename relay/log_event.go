@@ -258,7 +258,7 @@ func (e *eventSearch) findWaitingAt(ctx context.Context, endpoint *staffetta.End
 		if !e.stored.IsZero() && m.at.After(e.stored.Add(eventBehind)) {
 			return errEnough
 		}
-		if m.text(staffetta.HeaderEventID) != e.answer.EventID {
+		if m.eventID != e.answer.EventID {
 			return nil
 		}
 		e.waits(endpoint, &lane, m)
@@ -272,7 +272,7 @@ func (e *eventSearch) waits(endpoint *staffetta.Endpoint, lane *State, m *shelve
 	if lane.Attempt > 0 && lane.OldestAt != nil && lane.OldestAt.Equal(m.at) {
 		s.State, s.Attempts, s.Error, s.NextAttemptAt = standsRetrying, lane.Attempt, lane.LastError, inUTC(lane.NextAttemptAt)
 	}
-	e.answer.EventType, e.answer.Payload = m.text(staffetta.HeaderEventType), m.data
+	e.answer.EventType, e.answer.Payload = m.eventType, m.data
 	if at := m.at.UTC(); e.answer.StoredAt == nil || at.Before(*e.answer.StoredAt) {
 		e.answer.StoredAt = &at
 	}
@@ -282,7 +282,7 @@ func (e *eventSearch) waits(endpoint *staffetta.Endpoint, lane *State, m *shelve
 // events is where the events of an endpoint are stored.
 func (e *eventSearch) events(endpoint string) (shelf, string) {
 	n := staffetta.Shard(endpoint, e.api.cfg.Registry.cfg.Shards)
-	return shelf{e.log.cfg.JetStream.Conn(), staffetta.EventStream(n)}, staffetta.EventSubject(n, endpoint)
+	return eventShelf(e.log.cfg.JetStream.Conn(), n), staffetta.EventSubject(n, endpoint)
 }
 
 // findPayload reads the event from any copy that is left, among the dead letters too.
@@ -300,7 +300,7 @@ func (e *eventSearch) findPayload(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if m != nil && m.subject == subject && m.text(staffetta.HeaderEventID) == e.answer.EventID {
+		if m != nil && m.subject == subject && m.eventID == e.answer.EventID {
 			e.answer.Payload = m.data
 		} else if s.State == standsDropped || s.State == standsDiscarded {
 			if err := e.findLetter(ctx, s); err != nil {
@@ -318,7 +318,7 @@ func (e *eventSearch) findLetter(ctx context.Context, s *standingAnswer) error {
 		if s.State == standsDropped && m.at.After(s.LastAttemptAt.Add(eventLetter)) {
 			return errEnough
 		}
-		if m.text(staffetta.HeaderEventID) != e.answer.EventID {
+		if m.eventID != e.answer.EventID {
 			return nil
 		}
 		s.State, s.Error = standsDropped, m.text(staffetta.HeaderError)
@@ -330,7 +330,7 @@ func (e *eventSearch) findLetter(ctx context.Context, s *standingAnswer) error {
 // findLetters looks for an event that was given up without an attempt on record.
 func (e *eventSearch) findLetters(ctx context.Context) error {
 	return e.eachLetter(ctx, "*", e.stored, func(m *shelved) error {
-		if endpoint := endpointOfSubject(m.subject); m.text(staffetta.HeaderEventID) == e.answer.EventID && !e.seen[endpoint] {
+		if endpoint := endpointOfSubject(m.subject); m.eventID == e.answer.EventID && !e.seen[endpoint] {
 			l := newDeadLetter(m)
 			e.seen[endpoint] = true
 			e.answer.EventType, e.answer.StoredAt, e.answer.Payload = l.EventType, l.StoredAt, m.data
@@ -344,7 +344,7 @@ func (e *eventSearch) findLetters(ctx context.Context) error {
 
 // eachLetter reads dead letters of since then, in order, within the bound of the search.
 func (e *eventSearch) eachLetter(ctx context.Context, endpoint string, since time.Time, f func(*shelved) error) error {
-	letters := shelf{e.log.cfg.JetStream.Conn(), staffetta.DeadLetterStream}
+	letters := shelf{conn: e.log.cfg.JetStream.Conn(), stream: staffetta.DeadLetterStream}
 	from, err := letters.firstSince(ctx, later(since, e.created))
 	if err != nil || from == 0 {
 		return err

@@ -75,9 +75,9 @@ func (m *Metrics) read() *reading {
 	x.ready = r.server.ready() == nil
 	p := r.replays.publisher
 	x.copies, x.replayed = p.copies.Load(), r.replays.replayed.Load()
-	for _, c := range p.conns {
-		x.window += len(c.slots)
-		x.windowUsed += len(c.slots) - len(c.free)
+	for _, l := range p.lines {
+		x.window += lineRoom
+		x.windowUsed += l.copies()
 	}
 	if r.attempts != nil {
 		x.logWritten, x.logShed = r.attempts.written.Load(), r.attempts.Shed()

@@ -85,11 +85,13 @@ func (n *Notices) storeEvents(ctx context.Context, events []operationalEvent) er
 		endpoint := staffetta.OperationsEndpoint(e.Workspace)
 		shard := staffetta.Shard(endpoint, n.shards)
 		route := Route{Endpoint: endpoint, Shard: shard, Subject: staffetta.EventSubject(shard, endpoint)}
-		if err := n.publish.publish(ctx, group, route, "op."+e.EventID, newStoredEvent(e.EventID, string(e.EventType), body)); err != nil {
+		stored := newStoredEvent(staffetta.StoredEvent{ID: e.EventID, Type: string(e.EventType), Payload: body}, 1)
+		if err := n.publish.add(ctx, group, stored, route, "op."+e.EventID); err != nil {
 			group.fail(err)
 			break
 		}
 	}
+	n.publish.flushAll()
 	if err := group.wait(ctx); err != nil {
 		return err
 	}

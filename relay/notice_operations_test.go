@@ -57,10 +57,10 @@ func checkOperationalEvent(t *testing.T, m *jetstream.RawStreamMsg, i int, first
 	if i < len(first) {
 		want = first[i]
 	}
-	p, err := staffetta.Canonicalize(m.Data)
-	if err != nil || string(p.Body) != string(m.Data) || string(p.EventType) != want || m.Header.Get(staffetta.HeaderEventType) != want ||
-		string(p.EventID) != m.Header.Get(staffetta.HeaderEventID) {
-		t.Fatalf("event %d: %v %v %s", i, err, m.Header, m.Data)
+	stored, ok := staffetta.ParseStoredEvent(m.Data)
+	p, err := staffetta.Canonicalize(stored.Payload)
+	if err != nil || !ok || string(p.Body) != string(stored.Payload) || string(p.EventType) != want || stored.Type != want || string(p.EventID) != stored.ID {
+		t.Fatalf("event %d: %v %s", i, err, m.Data)
 	}
 	var body struct {
 		Workspace  string
@@ -68,7 +68,7 @@ func checkOperationalEvent(t *testing.T, m *jetstream.RawStreamMsg, i int, first
 		Event      struct{ ID, Type string }
 		OccurredAt time.Time `json:"occurred_at"`
 	}
-	if err := json.Unmarshal(m.Data, &body); err != nil {
+	if err := json.Unmarshal(stored.Payload, &body); err != nil {
 		t.Fatal(err)
 	}
 	if body.Workspace != "acme" || body.Endpoint.ID != e.ID || body.Endpoint.URL != e.URL || body.OccurredAt.IsZero() {

@@ -50,12 +50,12 @@ func newNoticesTest(t *testing.T, dir string) *noticesTest {
 		t.Fatal(err)
 	}
 	n.registry = openRegistry(t, testRegistryConfig(t, bucket))
-	n.publisher, err = newPublisher([]*nats.Conn{n.conn}, func(_ int, endpoint string, _ uint64, _ staffetta.Event, _ string) {
-		n.stored = append(n.stored, endpoint)
-	}, func(int, string) {})
-	if err != nil {
-		t.Fatal(err)
-	}
+	n.publisher = startPublisher(t, publisherConfig{
+		conns: []*nats.Conn{n.conn}, js: n.js, shards: 4,
+		stored: func(_ int, endpoint string, _ uint64, _ staffetta.Event, _ string) {
+			n.stored = append(n.stored, endpoint)
+		},
+	})
 	return n
 }
 

@@ -54,11 +54,10 @@ type Config struct {
 	// Gatherer is what /metrics answers; nil: 404.
 	Gatherer prometheus.Gatherer
 	// Stored is told of every copy of an event that was stored, in the order of a shard's sequences and
-	// quickly: it runs on the hot path. The payload is only lent; replay is the header
-	// staffetta.HeaderReplay.
+	// quickly: it runs on the hot path. The payload is only lent; replay is the mark of
+	// staffetta.StoredEvent.
 	Stored func(shard int, endpoint string, sequence uint64, e staffetta.Event, replay string)
-	// Unheard is told of a copy whose answer was lost, so that it may be stored or not, and of one that
-	// the store had already.
+	// Unheard is told of an endpoint for which something is stored of which Stored was not told.
 	Unheard func(shard int, endpoint string)
 	// Accepting says why no event can be taken now, or nil. It is asked for every request.
 	Accepting func() error
@@ -105,6 +104,7 @@ type Relay struct {
 	replays     *Replays
 	attempts    *AttemptLog // nil where there is none, as the notices
 	notices     *Notices
+	publisher   *publisher
 	server      *server
 	listener    net.Listener
 }
@@ -136,10 +136,14 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 	if err := r.idempotency.load(ctx, cfg.Shards); err != nil {
 		return nil, err
 	}
-	p, err := newPublisher(cfg.Publish, cfg.Stored, cfg.Unheard)
+	p, err := newPublisher(ctx, publisherConfig{
+		conns: cfg.Publish, js: cfg.JetStream, reads: cfg.Reads, shards: cfg.Shards,
+		stored: cfg.Stored, unheard: cfg.Unheard, log: cfg.Log,
+	})
 	if err != nil {
 		return nil, err
 	}
+	r.publisher = p
 	if cfg.Notices != nil {
 		cfg.Notices.attach(r.registry, p, cfg.Shards)
 	}
@@ -175,8 +179,8 @@ func (r *Relay) Addr() net.Addr { return r.listener.Addr() }
 func (r *Relay) Registry() *Registry { return r.registry }
 
 // ReplayWithdrawn reports whether the copy of an event belongs to a replay that was cancelled, by its
-// header staffetta.HeaderReplay.
-func (r *Relay) ReplayWithdrawn(header string) bool { return r.replays.Withdrawn(header) }
+// mark.
+func (r *Relay) ReplayWithdrawn(mark string) bool { return r.replays.Withdrawn(mark) }
 
 // Run takes events until ctx ends, then lets the requests under way end and writes down what they
 // were. It returns when all that it started has ended.
@@ -186,6 +190,7 @@ func (r *Relay) Run(ctx context.Context) error {
 	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
+	wg.Go(func() { r.publisher.run(behind) })
 	wg.Go(func() { r.idempotency.run(behind) })
 	wg.Go(func() { r.replays.Run(behind) })
 	wg.Go(func() {

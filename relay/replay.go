@@ -117,7 +117,7 @@ type Replays struct {
 
 func newReplays(cfg *Config, registry *Registry, p *publisher) *Replays {
 	return &Replays{
-		conn: cfg.Reads, js: cfg.JetStream, shelf: shelf{cfg.Reads, staffetta.ReplayStream}, letters: NewDeadLetters(cfg.Reads),
+		conn: cfg.Reads, js: cfg.JetStream, shelf: shelf{conn: cfg.Reads, stream: staffetta.ReplayStream}, letters: NewDeadLetters(cfg.Reads),
 		registry: registry, publisher: p, accepting: cfg.Accepting, state: cfg.API.State, shards: cfg.Shards, log: cfg.Log,
 		open: make(map[string]*replayJob), queues: make(map[string][]*replayJob), slots: make(chan struct{}, maxRunningReplays),
 	}

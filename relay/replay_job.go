@@ -65,7 +65,7 @@ type replayJob struct {
 type replayItem struct {
 	route Route
 	mark  string
-	event *storedEvent
+	event staffetta.StoredEvent
 }
 
 func newReplayJob(r *Replays, record replayRecord, storedAt time.Time) *replayJob {
@@ -323,11 +323,12 @@ func (j *replayJob) publish(ctx context.Context) error {
 			continue
 		}
 		// Under one name the store takes a copy once: the answer to the first may have been late.
-		if err := j.r.publisher.publish(ctx, group, item.route, "replay."+item.mark+"."+item.route.Endpoint, item.event); err != nil {
+		if err := j.r.publisher.add(ctx, group, newStoredEvent(item.event, 1), item.route, "replay."+item.mark+"."+item.route.Endpoint); err != nil {
 			group.fail(err)
 			break
 		}
 	}
+	j.r.publisher.flushAll()
 	return group.wait(ctx)
 }
 

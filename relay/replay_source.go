@@ -29,7 +29,7 @@ func (j *replayJob) findCopies(ctx context.Context) error {
 		if endpoint != "*" && staffetta.Shard(endpoint, j.r.shards) != shard {
 			continue
 		}
-		events := shelf{j.r.conn, staffetta.EventStream(shard)}
+		events := eventShelf(j.r.conn, shard)
 		from, err := events.firstSince(ctx, j.storedAt.Add(-copySlack))
 		if err != nil {
 			return err
@@ -38,7 +38,7 @@ func (j *replayJob) findCopies(ctx context.Context) error {
 			continue
 		}
 		err = events.each(ctx, staffetta.EventSubject(shard, endpoint), from, ^uint64(0), 0, func(m *shelved) error {
-			if mark := m.text(staffetta.HeaderReplay); strings.HasPrefix(mark, prefix) {
+			if mark := m.replay; strings.HasPrefix(mark, prefix) {
 				if j.copies == nil {
 					j.copies = make(map[string]bool)
 				}
@@ -147,7 +147,7 @@ func (j *replayJob) scanEndpoint(ctx context.Context, endpoint string) error {
 		return nil
 	}
 	shard := staffetta.Shard(endpoint, j.r.shards)
-	events := shelf{j.r.conn, staffetta.EventStream(shard)}
+	events := eventShelf(j.r.conn, shard)
 	subject := staffetta.EventSubject(shard, endpoint)
 	from := uint64(1)
 	if since := j.record.Request.Since; since != nil {
@@ -174,7 +174,7 @@ func (j *replayJob) scanEndpoint(ctx context.Context, endpoint string) error {
 		if m.at.After(until) || m.sequence > state.Settled && j.ids == nil {
 			return errEnough
 		}
-		if dropped[m.sequence] || m.text(staffetta.HeaderReplay) != "" {
+		if dropped[m.sequence] || m.replay != "" {
 			return nil
 		}
 		why := ""
@@ -207,8 +207,8 @@ func (j *replayJob) droppedSince(ctx context.Context, endpoint string, since tim
 // stands against it. why is what does, where the caller knows that already.
 func (j *replayJob) look(ctx context.Context, m *shelved, at replayPosition, why string) error {
 	j.change(func(r *replayRecord) { r.Examined++ })
-	id, req := m.text(staffetta.HeaderEventID), &j.record.Request
-	if req.EventType != "" && m.text(staffetta.HeaderEventType) != req.EventType {
+	id, req := m.eventID, &j.record.Request
+	if req.EventType != "" && m.eventType != req.EventType {
 		return nil
 	}
 	index, wanted := j.ids[id]
@@ -259,9 +259,8 @@ func (j *replayJob) add(m *shelved, endpoint, id string, at replayPosition) {
 	item := replayItem{
 		route: Route{Endpoint: endpoint, Shard: shard, Subject: staffetta.EventSubject(shard, endpoint)},
 		mark:  j.name + "." + kind + strconv.FormatUint(at.Sequence, 10),
-		event: newStoredEvent(id, m.text(staffetta.HeaderEventType), m.data),
 	}
-	item.event.markReplay(item.mark)
+	item.event = staffetta.StoredEvent{ID: id, Type: m.eventType, Payload: m.data, Replay: item.mark}
 	j.batch = append(j.batch, item)
 	j.bytes += len(m.data)
 }

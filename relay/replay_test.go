@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"github.com/valyala/fasthttp/fasthttputil"
@@ -90,10 +89,10 @@ func startReplayRelay(t *testing.T, dir string, change ...func(*Config)) *replay
 func (r *replayRelay) copies(t *testing.T, endpoint string) (marks, ids []string) {
 	t.Helper()
 	shard := staffetta.Shard(endpoint, 4)
-	events := shelf{r.js.Conn(), staffetta.EventStream(shard)}
+	events := eventShelf(r.js.Conn(), shard)
 	err := events.each(t.Context(), staffetta.EventSubject(shard, endpoint), 1, ^uint64(0), 0, func(m *shelved) error {
-		if mark := m.text(staffetta.HeaderReplay); mark != "" {
-			marks, ids = append(marks, mark), append(ids, m.text(staffetta.HeaderEventID))
+		if m.replay != "" {
+			marks, ids = append(marks, m.replay), append(ids, m.eventID)
 		}
 		return nil
 	})
@@ -377,11 +376,8 @@ func TestAReplayOfDeliveredEventsLeavesOutWhatWasDroppedWaitsOrIsACopy(t *testin
 	id := fmt.Sprint(endpoint["id"])
 	shard := staffetta.Shard(id, 4)
 	store := func(eventID, mark string) uint64 {
-		m := &nats.Msg{Subject: staffetta.EventSubject(shard, id), Header: nats.Header{staffetta.HeaderEventID: {eventID}, staffetta.HeaderEventType: {"message.received"}}, Data: []byte(`{}`)}
-		if mark != "" {
-			m.Header.Set(staffetta.HeaderReplay, mark)
-		}
-		ack, err := r.js.PublishMsg(t.Context(), m)
+		e := staffetta.StoredEvent{ID: eventID, Type: "message.received", Payload: []byte(`{}`), Replay: mark}
+		ack, err := r.js.Publish(t.Context(), staffetta.EventSubject(shard, id), e.Append(nil))
 		if err != nil {
 			t.Fatal(err)
 		}

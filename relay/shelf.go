@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
+
+	"github.com/staffetta-relay/staffetta"
 )
 
 const (
@@ -34,6 +36,13 @@ var errShelf = fmt.Errorf("read the store: %w", ErrUnavailable)
 type shelf struct {
 	conn   *nats.Conn
 	stream string
+	// events says that the messages are staffetta.StoredEvents.
+	events bool
+}
+
+// eventShelf reads a shard's events.
+func eventShelf(conn *nats.Conn, shard int) shelf {
+	return shelf{conn: conn, stream: staffetta.EventStream(shard), events: true}
 }
 
 // shelved is a stored message.
@@ -42,7 +51,9 @@ type shelved struct {
 	sequence uint64
 	at       time.Time
 	header   nats.Header
-	data     []byte
+	data     []byte // an event's payload, where it is one
+	// eventID and eventType are of an event or a dead letter, replay is an event's mark.
+	eventID, eventType, replay string
 	// behind is how many messages of the subject come behind it, where many were asked for.
 	behind uint64
 }
@@ -101,7 +112,7 @@ func (s shelf) ask(ctx context.Context, req shelfRequest, f func(*shelved) (more
 		default:
 			return fmt.Errorf("%w: status %s %s", errShelf, status, msg.Header.Get("Description"))
 		}
-		m, err := readShelved(msg)
+		m, err := s.read(msg)
 		if err != nil {
 			return err
 		}
@@ -111,8 +122,14 @@ func (s shelf) ask(ctx context.Context, req shelfRequest, f func(*shelved) (more
 	}
 }
 
-func readShelved(msg *nats.Msg) (*shelved, error) {
+func (s shelf) read(msg *nats.Msg) (*shelved, error) {
 	m := &shelved{header: msg.Header, data: msg.Data, subject: msg.Header.Get("Nats-Subject")}
+	if s.events {
+		e, _ := staffetta.ParseStoredEvent(msg.Data)
+		m.data, m.eventID, m.eventType, m.replay = e.Payload, e.ID, e.Type, e.Replay
+	} else {
+		m.eventID, m.eventType = m.text(staffetta.HeaderEventID), m.text(staffetta.HeaderEventType)
+	}
 	var err1, err2 error
 	m.sequence, err1 = strconv.ParseUint(msg.Header.Get("Nats-Sequence"), 10, 64)
 	m.at, err2 = time.Parse(time.RFC3339Nano, msg.Header.Get("Nats-Time-Stamp"))

@@ -147,10 +147,8 @@ func (b *bench) end() {
 func (b *bench) store(key, id string, payload []byte) uint64 {
 	b.t.Helper()
 	shard := staffetta.Shard(key, 2)
-	ack, err := b.js.PublishMsg(b.t.Context(), &nats.Msg{
-		Subject: staffetta.EventSubject(shard, key), Data: payload,
-		Header: nats.Header{staffetta.HeaderEventID: {id}, staffetta.HeaderEventType: {"message.sent"}},
-	})
+	e := staffetta.StoredEvent{ID: id, Type: "message.sent", Payload: payload}
+	ack, err := b.js.Publish(b.t.Context(), staffetta.EventSubject(shard, key), e.Append(nil))
 	if err != nil {
 		b.t.Fatal(err)
 	}

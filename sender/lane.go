@@ -142,12 +142,13 @@ func (l *lane) noticed(sequence uint64, size int) {
 
 // arrived takes an event that the window's consumer sent.
 func (l *lane) arrived(m *nats.Msg, p place) {
+	e, _ := staffetta.ParseStoredEvent(m.Data)
 	l.mu.Lock()
-	if !l.window.take(l, m, p) {
+	if !l.window.take(l, &e, p) {
 		l.mu.Unlock()
 		return
 	}
-	l.noticed(p.sequence, len(m.Data))
+	l.noticed(p.sequence, len(e.Payload))
 	start := l.tryActivate()
 	l.mu.Unlock()
 	l.startIf(start)

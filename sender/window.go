@@ -84,7 +84,7 @@ func (w *window) hasWork(l *lane) bool {
 
 // take queues an event. It reports false for one that is not of this window; after a gap in the
 // consumer's count the window is dropped, for an event in between was lost on the way.
-func (w *window) take(l *lane, m *nats.Msg, p place) bool {
+func (w *window) take(l *lane, e *staffetta.StoredEvent, p place) bool {
 	if w.consumer == "" || p.consumer != w.consumer {
 		return false
 	}
@@ -94,16 +94,7 @@ func (w *window) take(l *lane, m *nats.Msg, p place) bool {
 	}
 	w.count++
 	w.owed--
-	replay := firstHeader(m, staffetta.HeaderReplay)
-	w.push(&Message{
-		Sequence: p.sequence, StoredAt: p.storedAt, Replay: replay,
-		Event: staffetta.Event{
-			ID:      firstHeader(m, staffetta.HeaderEventID),
-			Type:    firstHeader(m, staffetta.HeaderEventType),
-			Payload: m.Data,
-			Replay:  replay != "",
-		},
-	})
+	w.push(&Message{Sequence: p.sequence, StoredAt: p.storedAt, Replay: e.Replay, Event: e.Event()})
 	return true
 }
 

@@ -317,7 +317,7 @@ var (
 		`staffetta_disablings_total{reason="quota"}`:                   1,
 		`staffetta_log_attempts_written_total`:                         6,
 		`staffetta_ready`:                                              1,
-		`staffetta_publish_window_size`:                                8192,
+		`staffetta_publish_window_size`:                                16384,
 		`staffetta_build_info{version="` + version + `"}`:              1,
 	}
 	measured = []string{
