@@ -101,7 +101,7 @@ func direction(name string) int {
 	switch {
 	case has("target", "options.", "half_load", "unsent_", "share_of"), last == "rate":
 		return 0
-	case has("floor", "bare_", "proxy_per", "bench_cpu", "send_late"): // the machine's, or the bench's
+	case has("floor", "bare_", "proxy_per", "sequential_per", "bench_cpu", "send_late"): // the machine's, or the bench's
 		return 0
 	case has("per_second", "ratio", "highest_rate"):
 		return 1

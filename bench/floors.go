@@ -19,11 +19,14 @@ type Floors struct {
 	Direct float64 `json:"direct"`
 	// Proxy is the producers, in single posts, through a stateless fasthttp proxy.
 	Proxy float64 `json:"proxy"`
+	// Sequential is the signed bodies from one worker on one connection, a request after the answer to
+	// the one before: what strict order leaves to a single endpoint. 0 where it was not measured.
+	Sequential float64 `json:"sequential,omitempty"`
 }
 
 // mean is the average of two measurements, one before and one after what they are held against.
 func (f Floors) mean(g Floors) Floors {
-	return Floors{Direct: (f.Direct + g.Direct) / 2, Proxy: (f.Proxy + g.Proxy) / 2}
+	return Floors{Direct: (f.Direct + g.Direct) / 2, Proxy: (f.Proxy + g.Proxy) / 2, Sequential: (f.Sequential + g.Sequential) / 2}
 }
 
 // floorRun is one floor being measured: workers that send their tracks to the endpoints' paths.
@@ -37,9 +40,9 @@ type floorRun struct {
 	signed    bool
 }
 
-// MeasureFloors measures both, d each.
+// MeasureFloors measures Direct and Proxy, d each.
 func MeasureFloors(ctx context.Context, sink *Sink, layout *Layout, templates *Templates, workers int, d time.Duration) (f Floors, err error) {
-	run := floorRun{sink: sink, layout: layout, templates: templates, workers: workers, address: sink.address, path: signedPath, signed: true}
+	run := directRun(sink, layout, templates, workers)
 	if f.Direct, err = run.measure(ctx, d); err != nil {
 		return f, fmt.Errorf("measure the direct floor: %w", err)
 	}
@@ -53,6 +56,21 @@ func MeasureFloors(ctx context.Context, sink *Sink, layout *Layout, templates *T
 		return f, fmt.Errorf("measure the proxy floor: %w", err)
 	}
 	return f, nil
+}
+
+// MeasureSequential measures what one worker delivers to one endpoint in d.
+func MeasureSequential(ctx context.Context, sink *Sink, layout *Layout, templates *Templates, d time.Duration) (float64, error) {
+	run := directRun(sink, layout, templates, 1)
+	perSecond, err := run.measure(ctx, d)
+	if err != nil {
+		return 0, fmt.Errorf("measure the sequential floor: %w", err)
+	}
+	return perSecond, nil
+}
+
+// directRun has workers send signed bodies straight to the sink.
+func directRun(sink *Sink, layout *Layout, templates *Templates, workers int) floorRun {
+	return floorRun{sink: sink, layout: layout, templates: templates, workers: workers, address: sink.address, path: signedPath, signed: true}
 }
 
 // measure has the workers send for d. What arrives is judged as that of the program is, so that the

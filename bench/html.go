@@ -113,6 +113,9 @@ func (r *Result) keyFigures() (list []keyFigure) {
 	if r.ProxyPerSecond > 0 {
 		add("proxy ratio", fmt.Sprintf("%.2f", r.ProxyRatio), "of a stateless proxy's %s/s", count(r.ProxyPerSecond))
 	}
+	if perSecond, ratio := r.sequential(); perSecond > 0 {
+		add("sequential ratio", fmt.Sprintf("%.2f", ratio), "of one request after another's %s/s", count(perSecond))
+	}
 	add("latency p99", ms(r.LatencyMS.P99)+" ms", "p50 %s, max %s", ms(r.LatencyMS.P50), ms(r.LatencyMS.Max))
 	add("answer p99", ms(r.AckMS.P99)+" ms", "p50 %s, max %s", ms(r.AckMS.P50), ms(r.AckMS.Max))
 	if r.CPUSecondsPer1000 != nil && r.RSSMiB != nil {

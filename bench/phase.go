@@ -194,6 +194,9 @@ func (r *Rig) Result(p *Phase, floors Floors) *Result {
 	out.DeliveredPerSecond = perSecond(out.Delivered, p.Measure.Took())
 	out.FloorPerSecond, out.ProxyPerSecond = floors.Direct, floors.Proxy
 	out.Ratio, out.ProxyRatio = ratio(out.DeliveredPerSecond, floors.Direct), ratio(out.DeliveredPerSecond, floors.Proxy)
+	if floors.Sequential > 0 {
+		out.Figures["sequential_per_second"], out.Figures["sequential_ratio"] = floors.Sequential, ratio(out.DeliveredPerSecond, floors.Sequential)
+	}
 	out.LatencyMS, out.AckMS = p.Measure.Latency().Quantiles(), p.Load.Ack.Quantiles()
 	used, deliveries := p.Used, out.Delivered
 	if !used.Known { // of its whole life, once it has ended

@@ -72,6 +72,13 @@ func (v *Verdict) remark(format string, args ...any) {
 	v.Reasons = append(v.Reasons, fmt.Sprintf(format, args...))
 }
 
+// sequential gives the sequential floor and the deliveries a second to it; 0 where it was not measured.
+func (r *Result) sequential() (perSecond, ratio float64) {
+	perSecond, _ = r.Figures["sequential_per_second"].(float64)
+	ratio, _ = r.Figures["sequential_ratio"].(float64)
+	return perSecond, ratio
+}
+
 // perSecond is a rate; 0 where nothing was measured.
 func perSecond(n int64, took time.Duration) float64 {
 	if n == 0 || took <= 0 {

@@ -48,6 +48,9 @@ type RigConfig struct {
 	Patience time.Duration
 	// Flags are the relay's, beside those that the bench sets.
 	Flags []string
+	// Sequential says that the sequential floor is measured with the others: it is the limit where the rig
+	// has one endpoint, and says nothing elsewhere.
+	Sequential bool
 	// MayDie says that the scenario ends the relay itself.
 	MayDie bool
 }
@@ -222,12 +225,15 @@ func (r *Rig) Close() (err error) {
 	return err
 }
 
-// Floors measures both floors with the rig's sink, for a quarter of a phase each, at most 2 s.
+// Floors measures the floors with the rig's sink, for a quarter of a phase each, at most 2 s.
 func (r *Rig) Floors(ctx context.Context) (Floors, error) {
 	d := min(max(r.run.Options.Duration/4, 250*time.Millisecond), 2*time.Second)
 	stop := r.run.Terminal.Watch(func() string { return "measuring the floors" })
 	defer stop()
 	f, err := MeasureFloors(ctx, r.Sink, r.Layout, r.Templates, Connections, d)
+	if err == nil && r.cfg.Sequential {
+		f.Sequential, err = MeasureSequential(ctx, r.Sink, r.Layout, r.Templates, d)
+	}
 	r.Sink.Judged(r.Judge)
 	if err == nil {
 		r.run.recordFloors(r.name(), f)

@@ -20,22 +20,23 @@ func relayScenario() Scenario {
 Up to 32 producers post batches of events to a relay in a closed loop; an event has one endpoint, and ten
 endpoints share a workspace and its event types. A warm-up is not counted; the measured phase ends when the
 last event has been delivered. A producer waits while more than four posts of each are undelivered, so the
-rate is one that lasts. The floors are measured before and after. With --rate the loop is open: so many
-events a second, and what cannot be kept is said. Without --endpoints it runs a series of 1, 100, 1,000 and
-10,000 endpoints, each on a relay of its own; the JSON's common figures are then those of 100 endpoints, and
-figures.series has all.`,
+rate is one that lasts. The floors are measured before and after; a single endpoint, which gets one event
+after the other, is held against a client that sends like that too: figures.sequential_ratio. With --rate the
+loop is open: so many events a second, and what cannot be kept is said. Without --endpoints it runs a series
+of 1, 100, 1,000 and 10,000 endpoints, each on a relay of its own; the JSON's common figures are then those of
+100 endpoints, and figures.series has all.`,
 		Run: runRelay,
 	}
 }
 
 func runRelay(ctx context.Context, r *Run) (*Result, error) {
 	if r.Options.Endpoints > 0 {
-		return r.measureRelay(ctx, RigConfig{Endpoints: r.Options.Endpoints})
+		return r.measureOneRelay(ctx, r.Options.Endpoints)
 	}
 	var all []*Result
 	var out *Result
 	for _, endpoints := range relaySeries {
-		one, err := r.measureRelay(ctx, RigConfig{Endpoints: endpoints})
+		one, err := r.measureOneRelay(ctx, endpoints)
 		if err != nil {
 			return nil, fmt.Errorf("%d endpoints: %w", endpoints, err)
 		}
@@ -49,26 +50,29 @@ func runRelay(ctx context.Context, r *Run) (*Result, error) {
 	return series(out, all), nil
 }
 
+// measureOneRelay measures so many endpoints; a single one has the sequential floor too.
+func (r *Run) measureOneRelay(ctx context.Context, endpoints int) (*Result, error) {
+	return r.measureRelay(ctx, RigConfig{Endpoints: endpoints, Sequential: endpoints == 1})
+}
+
 // series makes one result of several; out is the one whose figures stand for it.
 func series(out *Result, all []*Result) *Result {
 	rows := make([]map[string]any, len(all))
 	out.Verdict = Verdict{OK: true, Reasons: []string{}}
 	var table strings.Builder
-	fmt.Fprintf(&table, "%10s %12s %12s %7s %7s %10s %10s %9s %6s\n", "ENDPOINTS", "DELIVERED/S", "DIRECT/S", "RATIO", "PROXY", "P50 MS", "P99 MS", "CPU/1000", "MIB")
+	fmt.Fprintf(&table, "%10s %12s %12s %7s %7s %10s %10s %10s %9s %6s\n", "ENDPOINTS", "DELIVERED/S", "DIRECT/S", "RATIO", "PROXY", "SEQUENTIAL", "P50 MS", "P99 MS", "CPU/1000", "MIB")
 	for i, one := range all {
-		rows[i] = map[string]any{
-			"endpoints": relaySeries[i], "offered": one.Offered, "accepted": one.Accepted, "delivered": one.Delivered,
-			"lost": one.Lost, "duplicated": one.Duplicated, "out_of_order": one.OutOfOrder,
-			"accepted_per_second": one.AcceptedPerSecond, "delivered_per_second": one.DeliveredPerSecond,
-			"floor_per_second": one.FloorPerSecond, "ratio": one.Ratio, "proxy_per_second": one.ProxyPerSecond, "proxy_ratio": one.ProxyRatio,
-			"cpu_seconds_per_1000": one.CPUSecondsPer1000, "rss_mib": one.RSSMiB, "latency_ms": one.LatencyMS, "ack_ms": one.AckMS,
-		}
+		rows[i] = one.seriesRow(relaySeries[i])
 		var cpu, rss float64
 		if one.CPUSecondsPer1000 != nil && one.RSSMiB != nil {
 			cpu, rss = *one.CPUSecondsPer1000, *one.RSSMiB
 		}
-		fmt.Fprintf(&table, "%10s %12s %12s %7.2f %7.2f %10s %10s %9.3f %6.0f\n", count(relaySeries[i]), count(one.DeliveredPerSecond),
-			count(one.FloorPerSecond), one.Ratio, one.ProxyRatio, ms(one.LatencyMS.P50), ms(one.LatencyMS.P99), cpu, rss)
+		sequential := "-"
+		if perSecond, ratio := one.sequential(); perSecond > 0 {
+			sequential = fmt.Sprintf("%.2f", ratio)
+		}
+		fmt.Fprintf(&table, "%10s %12s %12s %7.2f %7.2f %10s %10s %10s %9.3f %6.0f\n", count(relaySeries[i]), count(one.DeliveredPerSecond),
+			count(one.FloorPerSecond), one.Ratio, one.ProxyRatio, sequential, ms(one.LatencyMS.P50), ms(one.LatencyMS.P99), cpu, rss)
 		out.Verdict.OK = out.Verdict.OK && one.Verdict.OK
 		for _, reason := range one.Verdict.Reasons {
 			out.Verdict.remark("%s endpoints: %s", count(relaySeries[i]), reason)
@@ -77,6 +81,21 @@ func series(out *Result, all []*Result) *Result {
 	out.Figures["series"] = rows
 	out.Tables = append(out.Tables, table.String())
 	return out
+}
+
+// seriesRow is what the JSON has of one number of endpoints.
+func (r *Result) seriesRow(endpoints int) map[string]any {
+	row := map[string]any{
+		"endpoints": endpoints, "offered": r.Offered, "accepted": r.Accepted, "delivered": r.Delivered,
+		"lost": r.Lost, "duplicated": r.Duplicated, "out_of_order": r.OutOfOrder,
+		"accepted_per_second": r.AcceptedPerSecond, "delivered_per_second": r.DeliveredPerSecond,
+		"floor_per_second": r.FloorPerSecond, "ratio": r.Ratio, "proxy_per_second": r.ProxyPerSecond, "proxy_ratio": r.ProxyRatio,
+		"cpu_seconds_per_1000": r.CPUSecondsPer1000, "rss_mib": r.RSSMiB, "latency_ms": r.LatencyMS, "ack_ms": r.AckMS,
+	}
+	if perSecond, ratio := r.sequential(); perSecond > 0 {
+		row["sequential_per_second"], row["sequential_ratio"] = perSecond, ratio
+	}
+	return row
 }
 
 // measureRelay measures some endpoints on a relay of their own.

@@ -98,7 +98,11 @@ func (r *Result) WriteSummary(w io.Writer) error {
 		count(r.Offered), count(r.Accepted), count(r.Delivered), count(r.Lost), count(r.Duplicated), count(r.OutOfOrder))
 	line("throughput", "%s/s accepted, %s/s delivered", count(r.AcceptedPerSecond), count(r.DeliveredPerSecond))
 	if r.FloorPerSecond > 0 {
-		line("floors", "direct %s/s (ratio %.2f), proxy %s/s (ratio %.2f)", count(r.FloorPerSecond), r.Ratio, count(r.ProxyPerSecond), r.ProxyRatio)
+		floors := fmt.Sprintf("direct %s/s (ratio %.2f), proxy %s/s (ratio %.2f)", count(r.FloorPerSecond), r.Ratio, count(r.ProxyPerSecond), r.ProxyRatio)
+		if perSecond, ratio := r.sequential(); perSecond > 0 {
+			floors += fmt.Sprintf(", sequential %s/s (ratio %.2f)", count(perSecond), ratio)
+		}
+		line("floors", "%s", floors)
 	}
 	line("latency", "%s", r.LatencyMS)
 	line("ack", "%s", r.AckMS)

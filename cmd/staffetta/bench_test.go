@@ -90,10 +90,42 @@ func TestTheBenchOfARelayLosesNothingAndSaysAll(t *testing.T) {
 	if verdict := result["verdict"].(map[string]any); verdict["ok"] != true || result["delivered"] == 0.0 {
 		t.Errorf("%v", result)
 	}
+	if floor, has := result["figures"].(map[string]any)["sequential_per_second"]; has {
+		t.Errorf("20 endpoints have the floor of a single one: %v", floor)
+	}
 	if text, err := os.ReadFile(page); err != nil || !bytes.Contains(text, []byte(">relay</h2>")) {
 		t.Errorf("the page: %v", err)
 	}
 	mustBeEmpty(t, temp)
+}
+
+func TestTheBenchMeasuresTheSequentialFloorOfARelayWithOneEndpointOnly(t *testing.T) {
+	for args, want := range map[string]bool{"relay --endpoints 1": true, "fanout --endpoints 1": false} {
+		status, stdout, stderr, _ := asBench(t, t.Context(), append(strings.Fields(args), "--duration", "100ms", "--json", "-")...)
+		if status != exitDone {
+			t.Fatalf("%s: exit status %d\n%s%s", args, status, stdout, stderr)
+		}
+		var result struct {
+			Delivered float64 `json:"delivered_per_second"`
+			Figures   struct {
+				PerSecond *float64 `json:"sequential_per_second"`
+				Ratio     *float64 `json:"sequential_ratio"`
+			}
+			Floors []struct{ Sequential float64 }
+		}
+		if err := json.Unmarshal([]byte(stdout), &result); err != nil {
+			t.Fatal(err)
+		}
+		if len(result.Floors) != 2 || (result.Floors[0].Sequential > 0) != want || (result.Floors[1].Sequential > 0) != want {
+			t.Errorf("%s: the floors are %+v", args, result.Floors)
+		}
+		f := result.Figures
+		if (f.PerSecond != nil) != want || (f.Ratio != nil) != want {
+			t.Errorf("%s: %+v", args, f)
+		} else if want && (*f.PerSecond <= 0 || *f.Ratio <= 0 || *f.Ratio != result.Delivered / *f.PerSecond) {
+			t.Errorf("%s: %v of %v is %v", args, result.Delivered, *f.PerSecond, *f.Ratio)
+		}
+	}
 }
 
 func TestTheBenchOfLatencyRunsAtAGivenRate(t *testing.T) {
