@@ -235,7 +235,7 @@ func (r *Result) figures() map[string]float64 {
 }
 
 // notFigures are in a result's figures and are none.
-var notFigures = []string{"options", "timeline", "judgement", "sink"}
+var notFigures = []string{"options", "timeline", "judgement", "sink", "targets"}
 
 // flatten notes the numbers of a value that came from JSON, whose charts are left out.
 func flatten(into map[string]float64, name string, value any) {

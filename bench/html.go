@@ -121,6 +121,9 @@ func (r *Result) keyFigures() (list []keyFigure) {
 	if r.CPUSecondsPer1000 != nil && r.RSSMiB != nil {
 		add("cost", fmt.Sprintf("%.3f CPU s", *r.CPUSecondsPer1000), "for 1,000 deliveries, %.0f MiB", *r.RSSMiB)
 	}
+	if targets := r.targets(); len(targets) > 0 {
+		add("targets", fmt.Sprintf("%d of %d held", len(targets)-missed(targets), len(targets)), "%s", targetsText(targets))
+	}
 	add("lost", count(r.Lost), "%s twice, %s out of order", count(r.Duplicated), count(r.OutOfOrder))
 	return list
 }

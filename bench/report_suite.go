@@ -92,6 +92,9 @@ func (r *Result) headline() string {
 		text += fmt.Sprintf(", ratio %.2f", r.Ratio)
 	}
 	text += fmt.Sprintf(", p99 %s ms, %s lost, %s duplicated, %s out of order", ms(r.LatencyMS.P99), count(r.Lost), count(r.Duplicated), count(r.OutOfOrder))
+	if targets := r.targets(); missed(targets) > 0 {
+		text += fmt.Sprintf(", %d of %d targets missed", missed(targets), len(targets))
+	}
 	if !r.Verdict.OK {
 		text += ", NOT OK"
 	}

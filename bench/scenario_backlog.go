@@ -13,8 +13,7 @@ const (
 	// backlogPerSecond is how many events wait for a second of --duration.
 	backlogPerSecond = 100_000
 	// backlogMost bounds the time of storing them.
-	backlogMost   = time.Hour
-	restartTarget = 5 * time.Second
+	backlogMost = time.Hour
 )
 
 func backlogScenario() Scenario {

@@ -8,12 +8,6 @@ import (
 	"time"
 )
 
-// The targets of an idle relay with 10,000 endpoints: bytes, and percent of a core.
-const (
-	idleMemoryTarget = 300e6
-	idleCPUTarget    = 1.0
-)
-
 func idleScenario() Scenario {
 	return Scenario{
 		Name:    "idle",

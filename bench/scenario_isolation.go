@@ -14,7 +14,6 @@ const (
 	goodPerWorkspace = PerWorkspace - 1
 	// isolationRounds is how many pairs of closed loops are measured of each kind of fault.
 	isolationRounds = 5
-	keptTarget      = 0.95
 	neverItself     = maxDuration // of a door that the scenario shuts
 )
 

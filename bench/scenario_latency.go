@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// latencyShares are the parts of the saturation that latency is measured at; the figures of the last
-// one stand for the run.
-var latencyShares = []float64{0.2, 0.5}
+// latencyShares are the parts of the saturation that latency is measured at; the targets are for the
+// first, the figures of the last one stand for the run.
+var latencyShares = []float64{latencyTargetShare, 0.5}
 
 func latencyScenario() Scenario {
 	return Scenario{
@@ -82,7 +82,9 @@ func runLatency(ctx context.Context, r *Run) (out *Result, err error) {
 	if err := rig.Settle(); err != nil {
 		return nil, err
 	}
-	return latencyResult(rig.Result(last, floors), rows, saturation), nil
+	out = latencyResult(rig.Result(last, floors), rows, saturation)
+	out.hold(latencyTargets(r.Options, rows[0])...)
+	return out, nil
 }
 
 // latencyAt leads a rate up for a fifth of the phase, which is not counted, and measures it.

@@ -10,9 +10,8 @@ import (
 
 // The load of an outage, as parts of the rate that the endpoints take when they are up.
 const (
-	outageLoad    = 0.3
-	besideLoad    = 0.1
-	catchUpTarget = 0.8
+	outageLoad = 0.3
+	besideLoad = 0.1
 )
 
 func outageScenario() Scenario {

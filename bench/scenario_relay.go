@@ -45,20 +45,27 @@ func runRelay(ctx context.Context, r *Run) (*Result, error) {
 			copied := *one
 			out = &copied
 		}
-		r.Terminal.Say("%s endpoints: %s/s delivered, %.2f of direct", count(endpoints), count(one.DeliveredPerSecond), one.Ratio)
+		r.Terminal.Say("%s: %s/s delivered, %.2f of direct", endpointsName(endpoints), count(one.DeliveredPerSecond), one.Ratio)
 	}
 	return series(out, all), nil
 }
 
-// measureOneRelay measures so many endpoints; a single one has the sequential floor too.
+// measureOneRelay measures so many endpoints, and holds the rate to its target; a single one has the
+// sequential floor too.
 func (r *Run) measureOneRelay(ctx context.Context, endpoints int) (*Result, error) {
-	return r.measureRelay(ctx, RigConfig{Endpoints: endpoints, Sequential: endpoints == 1})
+	out, err := r.measureRelay(ctx, RigConfig{Endpoints: endpoints, Sequential: endpoints == 1})
+	if err != nil {
+		return nil, err
+	}
+	out.hold(out.relayTargets(r.Options, endpoints)...)
+	return out, nil
 }
 
 // series makes one result of several; out is the one whose figures stand for it.
 func series(out *Result, all []*Result) *Result {
 	rows := make([]map[string]any, len(all))
 	out.Verdict = Verdict{OK: true, Reasons: []string{}}
+	var targets []Target
 	var table strings.Builder
 	fmt.Fprintf(&table, "%10s %12s %12s %7s %7s %10s %10s %10s %9s %6s\n", "ENDPOINTS", "DELIVERED/S", "DIRECT/S", "RATIO", "PROXY", "SEQUENTIAL", "P50 MS", "P99 MS", "CPU/1000", "MIB")
 	for i, one := range all {
@@ -75,9 +82,11 @@ func series(out *Result, all []*Result) *Result {
 			count(one.FloorPerSecond), one.Ratio, one.ProxyRatio, sequential, ms(one.LatencyMS.P50), ms(one.LatencyMS.P99), cpu, rss)
 		out.Verdict.OK = out.Verdict.OK && one.Verdict.OK
 		for _, reason := range one.Verdict.Reasons {
-			out.Verdict.remark("%s endpoints: %s", count(relaySeries[i]), reason)
+			out.Verdict.remark("%s: %s", endpointsName(relaySeries[i]), reason)
 		}
+		targets = append(targets, one.targetsOf(endpointsName(relaySeries[i]))...)
 	}
+	out.noteTargets(targets)
 	out.Figures["series"] = rows
 	out.Tables = append(out.Tables, table.String())
 	return out

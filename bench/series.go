@@ -152,10 +152,15 @@ func (r *Rig) name() string {
 	if r.label != "" {
 		return r.label
 	}
-	if r.cfg.Endpoints == 1 {
+	return endpointsName(r.cfg.Endpoints)
+}
+
+// endpointsName is what reports call so many endpoints.
+func endpointsName(n int) string {
+	if n == 1 {
 		return "1 endpoint"
 	}
-	return fmt.Sprintf("%s endpoints", count(r.cfg.Endpoints))
+	return fmt.Sprintf("%s endpoints", count(n))
 }
 
 // title is what a chart says of the record.

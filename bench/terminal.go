@@ -112,6 +112,11 @@ func (r *Result) WriteSummary(w io.Writer) error {
 	if own, ok := r.Figures["bench_cpu_seconds_per_1000"].(float64); ok {
 		line("the bench", "%.3f CPU seconds per 1,000 deliveries for producers, sink and judge", own)
 	}
+	name := "targets"
+	for _, target := range r.targets() {
+		line(name, "%s", target)
+		name = ""
+	}
 	for _, text := range r.Tables {
 		fmt.Fprintf(&b, "\n%s", text)
 	}
