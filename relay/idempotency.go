@@ -23,12 +23,12 @@ const (
 	// idempotencyInterval is how long an accepted key may be off the record; what a kill takes
 	// from it is found again in the events themselves.
 	idempotencyInterval = 250 * time.Millisecond
-	// idempotencyHeartbeat is how often the record is written without a key, so that a start knows
-	// from which moment on to look through the events.
+	// idempotencyHeartbeat is how often the record is written without a key, so that a start need not
+	// look far back through the events.
 	idempotencyHeartbeat = 10 * time.Second
-	// idempotencySlack is how much earlier than the last record a start begins to look: a key is
-	// recorded after its event is stored.
-	idempotencySlack = 10 * time.Second
+	// idempotencySlack is how much earlier than the record says a start begins to look: the clock may
+	// have been set back a little.
+	idempotencySlack = time.Second
 	// idempotencyRecord bounds the keys of one record message.
 	idempotencyRecord = 8192
 	// recordBytes bounds a record of found events, but for the last of them.
@@ -74,7 +74,10 @@ type idempotency struct {
 
 	// unrecorded says that there are found events that are not on record yet.
 	unrecorded atomic.Bool
-	full       chan struct{} // pending has reached a record's size
+	// since is what the last record says: the key of every event that was stored before it, and whose
+	// request has ended, is on record. Only write has it.
+	since time.Time
+	full  chan struct{} // pending has reached a record's size
 }
 
 // keys is one part of all keys, so that producers do not wait for one lock.
@@ -83,8 +86,14 @@ type keys struct {
 	bound    int
 	accepted map[fingerprint]uint32 // the second since 1970
 	ids      map[fingerprint]string // the event's id where the relay made it
-	claimed  map[fingerprint]chan struct{}
+	claimed  map[fingerprint]claimedKey
 	found    map[fingerprint]*foundEvent
+}
+
+// claimedKey is a key that a request works on.
+type claimedKey struct {
+	at   time.Time     // before its event is stored
+	busy chan struct{} // nil as long as nobody waits
 }
 
 // acceptedKey is a key with the second it was accepted in, and the id of its event where the relay
@@ -122,7 +131,7 @@ func newIdempotency(js jetstream.JetStream, bound int, log zerolog.Logger) *idem
 			bound:    max(bound/idempotencyParts, 1),
 			accepted: make(map[fingerprint]uint32),
 			ids:      make(map[fingerprint]string),
-			claimed:  make(map[fingerprint]chan struct{}),
+			claimed:  make(map[fingerprint]claimedKey),
 			found:    make(map[fingerprint]*foundEvent),
 		}
 	}
@@ -140,16 +149,25 @@ func (x *idempotency) claim(f fingerprint, now time.Time) claim {
 	if unix, ok := k.accepted[f]; ok && now.Unix()-int64(unix) < int64(idempotencyAge/time.Second) {
 		return claim{duplicate: true, eventID: k.ids[f]}
 	}
-	if busy, ok := k.claimed[f]; ok {
-		return claim{busy: busy}
+	if c, ok := k.claimed[f]; ok {
+		if c.busy == nil {
+			c.busy = make(chan struct{})
+			k.claimed[f] = c
+		}
+		return claim{busy: c.busy}
 	}
-	k.claimed[f] = make(chan struct{})
+	k.claimed[f] = claimedKey{at: now}
 	return claim{found: k.found[f]}
 }
 
 // accept remembers the key: its event is stored. eventID is given where the relay made it.
 func (x *idempotency) accept(f fingerprint, eventID string, now time.Time) {
 	key := acceptedKey{f, uint32(now.Unix()), eventID}
+	x.mu.Lock() // before the claim ends, see oldestClaim
+	x.pending = append(x.pending, key)
+	full := len(x.pending) >= idempotencyRecord
+	x.mu.Unlock()
+
 	k := x.part(f)
 	k.mu.Lock()
 	if k.put(key) {
@@ -158,11 +176,6 @@ func (x *idempotency) accept(f fingerprint, eventID string, now time.Time) {
 	delete(k.found, f)
 	k.free(f)
 	k.mu.Unlock()
-
-	x.mu.Lock()
-	x.pending = append(x.pending, key)
-	full := len(x.pending) >= idempotencyRecord
-	x.mu.Unlock()
 	if full {
 		select {
 		case x.full <- struct{}{}:
@@ -188,10 +201,10 @@ func (x *idempotency) release(f fingerprint, eventID string, endpoints map[strin
 }
 
 func (k *keys) free(f fingerprint) {
-	if busy, ok := k.claimed[f]; ok {
-		close(busy)
-		delete(k.claimed, f)
+	if c := k.claimed[f]; c.busy != nil {
+		close(c.busy)
 	}
+	delete(k.claimed, f)
 }
 
 // put adds a key. Where the part is full it first forgets the older half of it, and says so.
@@ -237,9 +250,6 @@ func (x *idempotency) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			x.write(ctx)
-			if err := x.recordFound(ctx); err != nil {
-				x.log.Error().Err(err).Msg("a repeat of these events may send them again after the next start")
-			}
 			return
 		case now := <-sweep.C:
 			for i := range x.parts {
@@ -254,30 +264,36 @@ func (x *idempotency) run(ctx context.Context) {
 			written = time.Now()
 		case now := <-write.C:
 			x.mu.Lock()
-			idle := len(x.pending) == 0
+			idle := len(x.pending) == 0 && !x.unrecorded.Load()
 			x.mu.Unlock()
 			if !idle || now.Sub(written) >= idempotencyHeartbeat {
 				x.write(ctx)
 				written = now
 			}
-			if x.unrecorded.Load() {
-				if err := x.writeFound(ctx); err != nil {
-					x.log.Error().Err(err).Msg("trying again")
-				}
-			}
 		}
 	}
 }
 
-// write puts all pending keys on record, whether ctx has ended or not; what cannot be written
-// stays pending.
+// write puts all pending keys and found events on record, whether ctx has ended or not; what cannot be
+// written stays pending.
 func (x *idempotency) write(ctx context.Context) {
+	since := x.oldestClaim() // whose request has ended before is pending or found by now
+	if err := x.recordFound(ctx); err != nil {
+		x.log.Error().Err(err).Msg("cannot record events that are stored in part; trying again")
+		return
+	}
+	x.mu.Lock()
+	left := len(x.pending)
+	x.mu.Unlock()
 	for {
 		x.mu.Lock()
-		batch := x.pending[:min(len(x.pending), idempotencyRecord)]
+		batch := x.pending[:min(left, idempotencyRecord)]
 		x.mu.Unlock()
+		if left -= len(batch); left == 0 {
+			x.since = since
+		}
 		bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		_, err := x.js.Publish(bounded, staffetta.IdempotencySubject, appendKeys(nil, batch))
+		_, err := x.js.Publish(bounded, staffetta.IdempotencySubject, appendKeys(nil, x.since, batch))
 		cancel()
 		if err != nil {
 			x.log.Error().Err(err).Msg("cannot record idempotency keys; trying again")
@@ -285,7 +301,6 @@ func (x *idempotency) write(ctx context.Context) {
 		}
 		x.mu.Lock()
 		x.pending = append([]acceptedKey(nil), x.pending[len(batch):]...)
-		left := len(x.pending)
 		x.mu.Unlock()
 		if left == 0 {
 			return
@@ -293,29 +308,46 @@ func (x *idempotency) write(ctx context.Context) {
 	}
 }
 
+// oldestClaim is when the oldest key that a request works on was claimed; now where there is none.
+func (x *idempotency) oldestClaim() time.Time {
+	oldest := time.Now()
+	for i := range x.parts {
+		k := &x.parts[i]
+		k.mu.Lock()
+		for _, c := range k.claimed {
+			if c.at.Before(oldest) {
+				oldest = c.at
+			}
+		}
+		k.mu.Unlock()
+	}
+	return oldest
+}
+
 // load reads the record, then the events that were stored too late to be on it.
 func (x *idempotency) load(ctx context.Context, shards int) error {
 	oldest := time.Now().Add(-idempotencyAge)
-	last := oldest
+	at := oldest
+	x.since = oldest
 	err := readStream(ctx, x.js, staffetta.IdempotencyStream, jetstream.ConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &oldest,
 	}, func(m jetstream.Msg) error {
 		if meta, err := m.Metadata(); err == nil {
-			last = meta.Timestamp
+			at = meta.Timestamp
 		}
-		return parseRecord(m.Data(), func(k acceptedKey) {
+		return parseRecord(m.Data(), func(since time.Time) { x.since = since }, func(k acceptedKey) {
 			part := x.part(k.fingerprint)
 			part.put(k)
 			delete(part.found, k.fingerprint)
 		}, func(f fingerprint, e *foundEvent) {
-			e.at = last
+			e.at = at
 			x.part(f).found[f] = e
 		})
 	})
 	if err != nil {
 		return fmt.Errorf("load idempotency keys: %w", err)
 	}
-	since := last.Add(-idempotencySlack)
+	since := x.since.Add(-idempotencySlack)
 	var wg sync.WaitGroup
 	errs := make([]error, shards)
 	slots := make(chan struct{}, 8)

@@ -186,14 +186,19 @@ func (g *publishGroup) wait(ctx context.Context) error {
 type storedEvent struct {
 	staffetta.StoredEvent // Payload is the end of data
 	data                  []byte
-	copies                []eventCopy
+	copies                []eventCopy // each is pointed at: never more than there is room for
+	one                   [1]eventCopy
 }
 
 // newStoredEvent brings an event that goes to n endpoints into the form, with a copy of its payload.
 func newStoredEvent(e staffetta.StoredEvent, n int) *storedEvent {
-	data := e.Append(make([]byte, 0, e.Size()))
-	e.Payload = data[len(data)-len(e.Payload):]
-	return &storedEvent{StoredEvent: e, data: data, copies: make([]eventCopy, 0, n)}
+	s := &storedEvent{StoredEvent: e}
+	s.data = e.Append(make([]byte, 0, e.Size()))
+	s.Payload = s.data[len(s.data)-len(e.Payload):]
+	if s.copies = s.one[:0]; n > len(s.one) {
+		s.copies = make([]eventCopy, 0, n)
+	}
+	return s
 }
 
 // storedAt are the endpoints that a copy of the event is stored for. Its group has ended.

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -42,6 +43,8 @@ const (
 	// smallBody is what fasthttp has read of a body by the time the handler runs: bodies up to it
 	// are bounded by the number of connections alone.
 	smallBody = 8 << 10
+	// keptBody bounds the memory of a body that is kept for the next one.
+	keptBody = 1 << 20
 
 	maxConnections = 8192
 	// readTimeout bounds the reading of one request, from its first byte to the last of its body.
@@ -284,7 +287,7 @@ func (s *server) handleEvents(ctx *fasthttp.RequestCtx, workspace string) {
 			return
 		}
 		s.metrics.tookBatch(&r)
-		answerJSON(ctx, fasthttp.StatusAccepted, r.appendJSON(nil))
+		answerJSON(ctx, fasthttp.StatusAccepted, r.appendJSON(make([]byte, 0, 128)))
 		return
 	}
 	a, err := s.ingest.one(wait, workspace, body, key)
@@ -294,7 +297,7 @@ func (s *server) handleEvents(ctx *fasthttp.RequestCtx, workspace string) {
 		return
 	}
 	s.metrics.took(a)
-	answerJSON(ctx, fasthttp.StatusAccepted, a.appendJSON(nil))
+	answerJSON(ctx, fasthttp.StatusAccepted, a.appendJSON(make([]byte, 0, 192)))
 }
 
 // batchOf tells a batch from a single event by the media type. Without one it is a single event.
@@ -316,14 +319,19 @@ var (
 	errEncoded      = errors.New("the body is encoded")
 )
 
+// bodyBuffers are of *bytes.Buffer of at most keptBody bytes.
+var bodyBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // body reads the request's body within its limit and within the room for all bodies. done gives
-// the room back.
+// the room and the memory back.
 func (s *server) body(ctx *fasthttp.RequestCtx, limit int) (body []byte, done func(), err error) {
 	if len(ctx.Request.Header.ContentEncoding()) > 0 {
 		return nil, nil, errEncoded
 	}
 	var held int64
-	body, err = readBody(ctx, limit, func() error {
+	buffer := bodyBuffers.Get().(*bytes.Buffer)
+	buffer.Reset()
+	body, err = readBody(ctx, buffer, limit, func() error {
 		wait, cancel := context.WithTimeout(context.Background(), bodyWait)
 		defer cancel()
 		if s.bodies.Acquire(wait, bodyStep) != nil {
@@ -332,7 +340,12 @@ func (s *server) body(ctx *fasthttp.RequestCtx, limit int) (body []byte, done fu
 		held += bodyStep
 		return nil
 	})
-	done = func() { s.bodies.Release(held) }
+	done = func() {
+		s.bodies.Release(held)
+		if buffer.Cap() <= keptBody {
+			bodyBuffers.Put(buffer)
+		}
+	}
 	if err != nil {
 		done()
 		return nil, nil, err
@@ -340,19 +353,28 @@ func (s *server) body(ctx *fasthttp.RequestCtx, limit int) (body []byte, done fu
 	return body, done, nil
 }
 
-// readBody reads a body of at most limit bytes. It asks for room before each step beyond smallBody.
-func readBody(ctx *fasthttp.RequestCtx, limit int, room func() error) ([]byte, error) {
+// readBody reads a body of at most limit bytes into a buffer. It asks for room before each step beyond
+// smallBody.
+func readBody(ctx *fasthttp.RequestCtx, buffer *bytes.Buffer, limit int, room func() error) ([]byte, error) {
 	length := ctx.Request.Header.ContentLength() // -1: chunked
 	if length > limit {
 		return nil, errBodyTooLarge
 	}
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
-		return bytes.Clone(ctx.Request.Body()), nil // the server uses its memory again
+		return ctx.Request.Body(), nil
 	}
-	var buffer bytes.Buffer
+	if length >= 0 && length <= smallBody {
+		buffer.Grow(length)
+		body := buffer.AvailableBuffer()[:length]
+		if _, err := io.ReadFull(stream, body); err != nil {
+			ctx.SetConnectionClose()
+			return nil, errBodyBroken
+		}
+		return body, nil
+	}
 	for step := int64(smallBody + 1); ; step = bodyStep {
-		_, err := io.CopyN(&buffer, stream, step)
+		_, err := io.CopyN(buffer, stream, step)
 		switch ended := errors.Is(err, io.EOF); {
 		case err != nil && !ended, ended && length > buffer.Len():
 			ctx.SetConnectionClose()

@@ -33,8 +33,8 @@ type window struct {
 // What a lane may hold of events that it was fed, and what all lanes together may: a lane beyond it
 // reads them from the store, once it has come to them.
 const (
-	maxFed      = 256
-	maxFedBytes = 256 << 10
+	maxFed      = 1024
+	maxFedBytes = 1 << 20
 	maxFedTotal = 128 << 20
 )
 

@@ -42,7 +42,7 @@ func measureThroughput(b *testing.B, endpoints, batch int) {
 	sink.expect(posts * batch)
 	b.SetBytes(int64(len(throughputEvent(nil, 0))))
 	b.ResetTimer()
-	produce(b, l.address, endpoints, batch, posts)
+	produce(b, l.address, endpoints, batch, posts, 0)
 	<-sink.done
 	b.StopTimer()
 	rate := float64(posts*batch) / b.Elapsed().Seconds()
@@ -51,8 +51,8 @@ func measureThroughput(b *testing.B, endpoints, batch int) {
 	b.ReportMetric(rate/direct, "ratio")
 }
 
-// produce sends the posts, each to the next workspace, from several producers at once.
-func produce(b *testing.B, address string, endpoints, batch, posts int) {
+// produce sends the posts, of events numbered from first, each to the next workspace, from several producers at once.
+func produce(b testing.TB, address string, endpoints, batch, posts, first int) {
 	client := &fasthttp.HostClient{Addr: address, MaxConns: throughputProducers}
 	defer client.CloseIdleConnections()
 	var next atomic.Int64
@@ -70,7 +70,7 @@ func produce(b *testing.B, address string, endpoints, batch, posts int) {
 				req.Header.SetContentType(map[bool]string{true: "application/x-ndjson", false: "application/json"}[batch > 1])
 				body = body[:0]
 				for k := range batch {
-					body = append(throughputEvent(body, n*batch+k), '\n')
+					body = append(throughputEvent(body, first+n*batch+k), '\n')
 				}
 				req.SetBody(body)
 				if err := client.Do(req, resp); err != nil || resp.StatusCode() != 202 {
@@ -92,20 +92,22 @@ func throughputEvent(dst []byte, n int) []byte {
 	return append(dst, `"}`...)
 }
 
-// countingSink answers 200 and says when as many came as were expected.
+// countingSink answers and says when as many came as were expected.
 type countingSink struct {
-	url  string
-	left atomic.Int64
-	done chan struct{}
+	url    string
+	status int // what it answers
+	left   atomic.Int64
+	done   chan struct{}
 }
 
-func startCountingSink(b *testing.B) *countingSink {
+func startCountingSink(b testing.TB) *countingSink {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	s := &countingSink{url: "http://" + l.Addr().String()}
-	server := &fasthttp.Server{Handler: func(*fasthttp.RequestCtx) {
+	s := &countingSink{url: "http://" + l.Addr().String(), status: fasthttp.StatusOK}
+	server := &fasthttp.Server{Handler: func(ctx *fasthttp.RequestCtx) {
+		ctx.SetStatusCode(s.status)
 		if s.left.Add(-1) == 0 {
 			close(s.done)
 		}
