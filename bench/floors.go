@@ -19,8 +19,9 @@ type Floors struct {
 	Direct float64 `json:"direct"`
 	// Proxy is the producers, in single posts, through a stateless fasthttp proxy.
 	Proxy float64 `json:"proxy"`
-	// Sequential is the signed bodies from one worker on one connection, a request after the answer to
-	// the one before: what strict order leaves to a single endpoint. 0 where it was not measured.
+	// Sequential is the signed bodies from one client on one connection, a request after the answer to the
+	// one before: what strict order leaves to a single endpoint. The client is a process of its own, as a
+	// relay is. 0 where it was not measured.
 	Sequential float64 `json:"sequential,omitempty"`
 }
 
@@ -29,7 +30,7 @@ func (f Floors) mean(g Floors) Floors {
 	return Floors{Direct: (f.Direct + g.Direct) / 2, Proxy: (f.Proxy + g.Proxy) / 2, Sequential: (f.Sequential + g.Sequential) / 2}
 }
 
-// floorRun is one floor being measured: workers that send their tracks to the endpoints' paths.
+// floorRun is one floor being measured: workers that send a track each to the endpoints' paths.
 type floorRun struct {
 	sink      *Sink
 	layout    *Layout
@@ -58,79 +59,103 @@ func MeasureFloors(ctx context.Context, sink *Sink, layout *Layout, templates *T
 	return f, nil
 }
 
-// MeasureSequential measures what one worker delivers to one endpoint in d.
-func MeasureSequential(ctx context.Context, sink *Sink, layout *Layout, templates *Templates, d time.Duration) (float64, error) {
-	run := directRun(sink, layout, templates, 1)
-	perSecond, err := run.measure(ctx, d)
-	if err != nil {
-		return 0, fmt.Errorf("measure the sequential floor: %w", err)
-	}
-	return perSecond, nil
-}
-
 // directRun has workers send signed bodies straight to the sink.
 func directRun(sink *Sink, layout *Layout, templates *Templates, workers int) floorRun {
 	return floorRun{sink: sink, layout: layout, templates: templates, workers: workers, address: sink.address, path: signedPath, signed: true}
 }
 
-// measure has the workers send for d. What arrives is judged as that of the program is, so that the
-// sink works as hard.
+// measure has the workers send for d.
 func (r *floorRun) measure(ctx context.Context, d time.Duration) (float64, error) {
+	return r.judged(func(tracks []*Track, _ *Measure) error {
+		ctx, cancel := context.WithTimeout(ctx, d)
+		defer cancel()
+		errs := make([]error, len(tracks))
+		var wg sync.WaitGroup
+		for i, t := range tracks {
+			wg.Go(func() { errs[i] = r.work(ctx, t) })
+		}
+		wg.Wait()
+		for _, err := range errs {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// judged gives the rate at which the tracks that send sends arrive. They are judged as those of the
+// program are, so that the sink works as hard. send may move the measure's start.
+func (r *floorRun) judged(send func([]*Track, *Measure) error) (float64, error) {
 	tracks := make([]*Track, r.workers)
 	for i := range tracks {
 		tracks[i] = &Track{Number: uint32(i), First: i % len(r.layout.Endpoints), Fan: 1, templates: r.templates.Of(r.templates.Types()...)}
 	}
 	judge := NewJudge(r.layout, tracks)
-	start := time.Now()
-	m := judge.Measure(start)
+	m := judge.Measure(time.Now())
 	r.sink.Judged(judge)
-	ctx, cancel := context.WithTimeout(ctx, d)
-	defer cancel()
-	errs := make([]error, r.workers)
-	var wg sync.WaitGroup
-	for i, t := range tracks {
-		wg.Go(func() { errs[i] = r.work(ctx, t) })
-	}
-	wg.Wait()
+	err := send(tracks, m)
 	r.sink.Judged(nil)
-	for _, err := range errs {
-		if err != nil {
-			return 0, err
-		}
+	if err != nil {
+		return 0, err
 	}
-	if sum := judge.Judge(); sum.Lost+sum.OutOfOrder+sum.Duplicated > 0 {
+	sum := judge.Judge()
+	if sum.Lost+sum.OutOfOrder+sum.Duplicated > 0 {
 		return 0, fmt.Errorf("events of the floor itself are missing or out of order: %v", sum.Offenders)
+	}
+	if sum.Arrived != sum.Accepted {
+		return 0, fmt.Errorf("%d events of the floor itself arrived, and %d were accepted", sum.Arrived, sum.Accepted)
 	}
 	return float64(m.Delivered()) / max(m.Took(), time.Millisecond).Seconds(), nil
 }
 
 // work sends one track until ctx ends.
 func (r *floorRun) work(ctx context.Context, t *Track) error {
-	signer, err := staffetta.NewSigner(r.key(t.First))
-	if err != nil {
-		return err
+	client := floorClient{address: r.address, uri: r.uri(t.First), size: r.templates.Size}
+	if r.signed {
+		var err error
+		if client.signer, err = staffetta.NewSigner(r.key(t.First)); err != nil {
+			return err
+		}
 	}
-	client := &fasthttp.HostClient{Addr: r.address, MaxConns: 1, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true}
+	return client.send(ctx, t)
+}
+
+// uri is where the run sends an endpoint's events.
+func (r *floorRun) uri(endpoint int) string {
+	return "http://" + r.address + r.path + strconv.Itoa(endpoint)
+}
+
+// floorClient sends the events of a track one after the other on one connection.
+type floorClient struct {
+	address, uri string
+	signer       *staffetta.Signer // nil: unsigned
+	size         int               // of an event in bytes
+}
+
+// send posts events until ctx ends.
+func (c *floorClient) send(ctx context.Context, t *Track) error {
+	client := &fasthttp.HostClient{Addr: c.address, MaxConns: 1, NoDefaultUserAgentHeader: true, DisablePathNormalizing: true}
 	defer client.CloseIdleConnections()
 	req, resp := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 	defer fasthttp.ReleaseRequest(req)
 	defer fasthttp.ReleaseResponse(resp)
 	req.Header.SetMethod(fasthttp.MethodPost)
-	req.SetRequestURI("http://" + r.address + r.path + strconv.Itoa(t.First))
+	req.SetRequestURI(c.uri)
 	req.Header.SetContentType("application/json")
-	body := make([]byte, r.templates.Size)
+	body := make([]byte, c.size)
 	var id, text []byte
 	for n := uint32(0); ctx.Err() == nil; n++ {
 		now := time.Now()
 		t.templates[int(n)%len(t.templates)].Render(body, Mark{Track: t.Number, Sequence: n, Planned: now.UnixNano()})
 		t.sent.Store(n + 1)
-		if r.signed {
+		if c.signer != nil {
 			id = append(id[:0], body[len(body)-len(`"}`)-markLen:len(body)-len(`"}`)]...)
-			text = signer.AppendRespondIO(text[:0], body)
+			text = c.signer.AppendRespondIO(text[:0], body)
 			req.Header.SetBytesV("X-Webhook-Signature", text)
 			req.Header.SetBytesV("Webhook-Id", id)
 			req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
-			text = signer.AppendStandard(text[:0], string(id), now.Unix(), body)
+			text = c.signer.AppendStandard(text[:0], string(id), now.Unix(), body)
 			req.Header.SetBytesV("Webhook-Signature", text)
 			req.Header.Set("Staffetta-Attempt", "1")
 		}

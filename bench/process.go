@@ -29,8 +29,7 @@ type Program struct {
 	asked atomic.Bool // to stop; or its end has been reported
 }
 
-// startProgram runs a binary with its output in a file of dir. What STAFFETTA_ variables say is for the
-// user's programs, not for this one.
+// startProgram runs a binary with its output in a file of dir.
 func startProgram(path, dir, name string, args ...string) (*Program, error) {
 	p := &Program{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
 	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -41,11 +40,7 @@ func startProgram(path, dir, name string, args ...string) (*Program, error) {
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = out, out, dir
 	p.cmd.SysProcAttr = ownGroup() // Ctrl-C is for the bench, which stops the program in its turn
-	for _, variable := range os.Environ() {
-		if !strings.HasPrefix(variable, "STAFFETTA_") || strings.HasPrefix(variable, "STAFFETTA_TEST_") {
-			p.cmd.Env = append(p.cmd.Env, variable)
-		}
-	}
+	p.cmd.Env = programEnvironment()
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
@@ -54,6 +49,17 @@ func startProgram(path, dir, name string, args ...string) (*Program, error) {
 		close(p.ended)
 	}()
 	return p, nil
+}
+
+// programEnvironment is what a program that the bench starts gets of the bench's own. What STAFFETTA_
+// variables say is for the user's programs, not for these.
+func programEnvironment() (variables []string) {
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "STAFFETTA_") || strings.HasPrefix(variable, "STAFFETTA_TEST_") {
+			variables = append(variables, variable)
+		}
+	}
+	return variables
 }
 
 // Running reports whether the process has not ended.

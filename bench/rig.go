@@ -232,7 +232,7 @@ func (r *Rig) Floors(ctx context.Context) (Floors, error) {
 	defer stop()
 	f, err := MeasureFloors(ctx, r.Sink, r.Layout, r.Templates, Connections, d)
 	if err == nil && r.cfg.Sequential {
-		f.Sequential, err = MeasureSequential(ctx, r.Sink, r.Layout, r.Templates, d)
+		f.Sequential, err = MeasureSequential(ctx, r.run.Binary, r.Sink, r.Layout, r.Templates, d)
 	}
 	r.Sink.Judged(r.Judge)
 	if err == nil {

@@ -21,10 +21,10 @@ Up to 32 producers post batches of events to a relay in a closed loop; an event 
 endpoints share a workspace and its event types. A warm-up is not counted; the measured phase ends when the
 last event has been delivered. A producer waits while more than four posts of each are undelivered, so the
 rate is one that lasts. The floors are measured before and after; a single endpoint, which gets one event
-after the other, is held against a client that sends like that too: figures.sequential_ratio. With --rate the
-loop is open: so many events a second, and what cannot be kept is said. Without --endpoints it runs a series
-of 1, 100, 1,000 and 10,000 endpoints, each on a relay of its own; the JSON's common figures are then those of
-100 endpoints, and figures.series has all.`,
+after the other, is held against a client that sends like that too, from a process of its own as a relay does:
+figures.sequential_ratio. With --rate the loop is open: so many events a second, and what cannot be kept is
+said. Without --endpoints it runs a series of 1, 100, 1,000 and 10,000 endpoints, each on a relay of its own;
+the JSON's common figures are then those of 100 endpoints, and figures.series has all.`,
 		Run: runRelay,
 	}
 }

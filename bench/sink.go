@@ -54,6 +54,7 @@ type Sink struct {
 	running  sync.WaitGroup
 	mu       sync.Mutex
 	conns    map[net.Conn]struct{} // hijacked ones
+	inner    string                // the address that loopback has opened
 	verified atomic.Int64
 	bad      atomic.Int64
 	unknown  atomic.Int64
@@ -122,6 +123,25 @@ func (s *Sink) URL(endpoint int) string {
 		address = d.address
 	}
 	return "http://" + address + signedPath + strconv.Itoa(endpoint)
+}
+
+// loopback is an address of the sink on the loopback: its own, or one more where it listens for a program
+// on another machine.
+func (s *Sink) loopback() (string, error) {
+	if host, _, err := net.SplitHostPort(s.address); err == nil && onThisMachine(host) {
+		return s.address, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inner == "" {
+		l, err := s.cfg.Listen("127.0.0.1:0")
+		if err != nil {
+			return "", fmt.Errorf("open the sink: %w", err)
+		}
+		s.serve(l)
+		s.inner = l.Addr().String()
+	}
+	return s.inner, nil
 }
 
 // Follow puts a plan in the place of the one before, its times counted from now on; what hung is cut.

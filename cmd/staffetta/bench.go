@@ -56,6 +56,8 @@ func (c *benchCommand) run(s *surroundings) error {
 		return err
 	case c.Scenario == "report":
 		return c.again(s)
+	case c.Scenario == bench.SequentialClient:
+		return bench.RunSequentialClient(s.ctx, c.options(), s.stdin, s.stdout)
 	}
 	binary, err := os.Executable()
 	if err != nil {
@@ -63,10 +65,7 @@ func (c *benchCommand) run(s *surroundings) error {
 	}
 	config := bench.Config{
 		Scenario: c.Scenario, Binary: binary, Version: version, Terminal: bench.NewTerminal(s.stderr, isTerminal(s.stderr)),
-		Options: bench.Options{
-			Duration: c.Duration, Endpoints: c.Endpoints, Rate: c.Rate, Payload: c.Payload, Batch: c.Batch,
-			Target: c.Target, AdminKey: c.AdminKey, SigningKey: c.SigningKey, MaxRate: c.MaxRate, ConfirmRemote: c.ConfirmRemote,
-		},
+		Options: c.options(),
 	}
 	if c.Scenario == "suite" {
 		return c.suite(s, config)
@@ -82,6 +81,14 @@ func (c *benchCommand) run(s *surroundings) error {
 		return fmt.Errorf("bench %s: the verdict is not ok", c.Scenario)
 	}
 	return nil
+}
+
+// options are what the flags say of a run.
+func (c *benchCommand) options() bench.Options {
+	return bench.Options{
+		Duration: c.Duration, Endpoints: c.Endpoints, Rate: c.Rate, Payload: c.Payload, Batch: c.Batch,
+		Target: c.Target, AdminKey: c.AdminKey, SigningKey: c.SigningKey, MaxRate: c.MaxRate, ConfirmRemote: c.ConfirmRemote,
+	}
 }
 
 // report writes the result wherever it is wanted.

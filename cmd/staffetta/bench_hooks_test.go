@@ -203,3 +203,24 @@ func TestTheBenchOfAnEndpointAsksBeforeItLoadsAnotherMachine(t *testing.T) {
 	}
 	runCommand("", "bench", "list", "--names").check(t, exitDone, "receiver\nendpoint\n")
 }
+
+func TestTheClientOfTheSequentialFloorSendsToTheLoopbackAndIsInNoList(t *testing.T) {
+	h, server := newGuarded(t, 1e9)
+	o := runCommand(h.key, "bench", "sequential-client", "--target", server.URL+"/e/0?a=b", "--payload", "512", "--duration", "100ms")
+	var sent struct{ Sent, Accepted int }
+	if err := json.Unmarshal([]byte(o.stdout), &sent); err != nil || o.status != exitDone {
+		t.Fatalf("exit status %d, %v\n%s%s", o.status, err, o.stdout, o.stderr)
+	}
+	if sent.Sent == 0 || sent.Accepted != sent.Sent || len(h.seen) != sent.Sent || len(h.wrong) > 0 {
+		t.Errorf("%+v, and %d were seen, %d of them wrong", sent, len(h.seen), len(h.wrong))
+	}
+	o = runCommand(h.key, "bench", "sequential-client", "--target", "http://192.0.2.1/e/0")
+	if o.status != exitUsage || !strings.Contains(o.stderr, "a sink on the loopback") {
+		t.Errorf("another machine: exit status %d: %s", o.status, o.stderr)
+	}
+	for _, args := range []string{"bench list", "bench list --names", "bench --help", "bench nothing"} {
+		if o := runCommand("", strings.Fields(args)...); strings.Contains(o.stdout+o.stderr, "sequential-client") {
+			t.Errorf("%s names it:\n%s%s", args, o.stdout, o.stderr)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func isA(kind string, value any) bool {
 	return false
 }
 
-// asBench runs a bench whose relay is the test binary.
+// asBench runs a bench that starts the test binary in place of staffetta.
 func asBench(t *testing.T, ctx context.Context, args ...string) (status int, stdout, stderr, temp string) {
 	t.Helper()
 	temp = t.TempDir()
@@ -101,7 +101,7 @@ func TestTheBenchOfARelayLosesNothingAndSaysAll(t *testing.T) {
 
 func TestTheBenchMeasuresTheSequentialFloorOfARelayWithOneEndpointOnly(t *testing.T) {
 	for args, want := range map[string]bool{"relay --endpoints 1": true, "fanout --endpoints 1": false} {
-		status, stdout, stderr, _ := asBench(t, t.Context(), append(strings.Fields(args), "--duration", "100ms", "--json", "-")...)
+		status, stdout, stderr, temp := asBench(t, t.Context(), append(strings.Fields(args), "--duration", "100ms", "--json", "-")...)
 		if status != exitDone {
 			t.Fatalf("%s: exit status %d\n%s%s", args, status, stdout, stderr)
 		}
@@ -125,6 +125,7 @@ func TestTheBenchMeasuresTheSequentialFloorOfARelayWithOneEndpointOnly(t *testin
 		} else if want && (*f.PerSecond <= 0 || *f.Ratio <= 0 || *f.Ratio != result.Delivered / *f.PerSecond) {
 			t.Errorf("%s: %v of %v is %v", args, result.Delivered, *f.PerSecond, *f.Ratio)
 		}
+		mustBeEmpty(t, temp)
 	}
 }
 
