@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -211,6 +212,7 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	if running != nil {
 		running(intake)
 	}
+	debug.FreeOSMemory() // loading a store takes more than having it: 366 MB became 245 for 10,000 endpoints
 	c.log.Info().Str("version", version).Stringer("address", intake.Addr()).Str("data", c.data).Msg("relay started")
 	err = intake.Run(ctx)
 	stop()
