@@ -12,7 +12,7 @@ import (
 
 // Layout says which streams and buckets there are. A zero field is its default.
 type Layout struct {
-	// Shards is how many streams the events are spread over, 1 to staffetta.MaxShards. Default 8.
+	// Shards is how many streams the events are spread over, 1 to staffetta.MaxShards. Default 16.
 	// It cannot be changed: an endpoint's shard follows from it.
 	Shards int
 	// Journal lays out a receiver's streams in place of a relay's; Shards is 1 then. JournalBytes bounds
@@ -99,7 +99,7 @@ func (l Layout) withDefaults() (Layout, error) {
 	case l.Journal:
 		l.Shards = 1
 	case l.Shards == 0:
-		l.Shards = 8
+		l.Shards = 16
 	}
 	if l.Replicas == 0 {
 		l.Replicas = 1

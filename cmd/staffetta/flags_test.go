@@ -42,7 +42,7 @@ func TestTheDefaultsAreThePlatformsRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Listen != "127.0.0.1:8080" || c.Deadline != 5*time.Second || c.MinPlan != "advanced" || c.Shards != 8 ||
+	if c.Listen != "127.0.0.1:8080" || c.Deadline != 5*time.Second || c.MinPlan != "advanced" || c.Shards != 16 ||
 		len(c.Retry) != 3 || c.Retry[0] != 30*time.Second || c.Retry[1] != time.Minute || c.Retry[2] != 90*time.Second {
 		t.Errorf("the defaults are %+v", c)
 	}
@@ -59,7 +59,7 @@ func TestAFlagComesBeforeTheEnvironmentAndThatBeforeTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Deadline != 3*time.Second || c.Shards != 8 || len(c.Retry) != 2 || !c.AllowPrivateNetworks.AllowAll {
+	if c.Deadline != 3*time.Second || c.Shards != 16 || len(c.Retry) != 2 || !c.AllowPrivateNetworks.AllowAll {
 		t.Errorf("got %+v", c)
 	}
 }

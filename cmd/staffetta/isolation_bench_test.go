@@ -70,7 +70,7 @@ func newNeighbourhood(b *testing.B, workspaces int) *neighbourhood {
 		n.release()
 		served.Wait()
 	})
-	n.relay = startLive(b, b.TempDir(), func(s *relaySettings) { s.shards = 8 })
+	n.relay = startLive(b, b.TempDir(), func(s *relaySettings) { s.shards = 16 })
 	for i := range healthyEndpoints + hangingEndpoints + refusingEndpoints {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

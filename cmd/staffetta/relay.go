@@ -19,7 +19,7 @@ import (
 type relayCommand struct {
 	Listen string `help:"Address of the HTTP API." default:"127.0.0.1:8080"`
 	Data   string `help:"Data folder; made at the first start, with the admin key and the secret key in it." default:"./data" type:"path"`
-	Shards int    `help:"Streams that the events are spread over; fixed at the first start of a data folder." default:"8"`
+	Shards int    `help:"Streams that the events are spread over; fixed at the first start of a data folder." default:"16"`
 
 	Deadline    time.Duration   `help:"Time for one attempt: DNS, TCP, TLS, sending and the head of the response." default:"5s"`
 	Retry       []time.Duration `help:"Gaps between a failed attempt and the next one; after the last the event goes to the dead letters." default:"30s,60s,90s"`

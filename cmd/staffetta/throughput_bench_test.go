@@ -32,7 +32,7 @@ const throughputProducers = 32
 func measureThroughput(b *testing.B, endpoints, batch int) {
 	sink := startCountingSink(b)
 	direct := sink.direct(b, max(b.N, 2000))
-	l := startLive(b, b.TempDir(), func(s *relaySettings) { s.shards = 8 })
+	l := startLive(b, b.TempDir(), func(s *relaySettings) { s.shards = 16 })
 	for i := range endpoints {
 		workspace := "w" + strconv.Itoa(i)
 		l.workspace(workspace)
