@@ -1,14 +1,11 @@
 package bench
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"net/url"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -49,21 +46,22 @@ func MeasureSequential(ctx context.Context, binary string, sink *Sink, layout *L
 
 // workApart has a process send one track for d, and notes in the track and the measure what it says of it.
 func (r *floorRun) workApart(ctx context.Context, binary string, t *Track, m *Measure, d time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, d+stopWithin)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, "bench", SequentialClient,
-		"--target", r.uri(t.First), "--payload", strconv.Itoa(r.templates.Size), "--duration", d.String())
-	var out, problems bytes.Buffer
-	cmd.Stdin = strings.NewReader(r.key(t.First)) // every user of the machine can read a command line
-	cmd.Stdout, cmd.Stderr = &out, &problems
-	cmd.Env, cmd.SysProcAttr = programEnvironment(), ownGroup()
 	t.sent.Store(math.MaxUint32) // until the client says how many
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("the client failed (%w): %s", err, bytes.TrimSpace(problems.Bytes()))
+	client, err := startHelper(ctx, binary, SequentialClient,
+		"--target", r.uri(t.First), "--payload", strconv.Itoa(r.templates.Size), "--duration", d.String())
+	if err != nil {
+		return err
 	}
+	// Every user of the machine can read a command line, so the key takes another way. Where it does not
+	// arrive the client has failed, and says why.
+	_, _ = io.WriteString(client.stdin, r.key(t.First))
+	_ = client.stdin.Close()
 	var sent sequentialSent
-	if err := json.Unmarshal(out.Bytes(), &sent); err != nil {
-		return fmt.Errorf("read what the client sent: %w", err)
+	if err := client.hear(&sent, d+stopWithin); err != nil {
+		return err
+	}
+	if err := client.end(); err != nil {
+		return err
 	}
 	t.sent.Store(sent.Sent)
 	t.accepted.Store(sent.Accepted)
@@ -80,9 +78,9 @@ func RunSequentialClient(ctx context.Context, o Options, stdin io.Reader, stdout
 	if err := o.Validate(); err != nil {
 		return err
 	}
-	u, err := url.Parse(o.Target)
-	if err != nil || u.Scheme != "http" || !onThisMachine(u.Hostname()) {
-		return UsageError("--target must be the URL of a sink on the loopback, such as http://127.0.0.1:9000/e/0")
+	u, err := loopbackTarget(o.Target, "the URL of a sink on the loopback, such as http://127.0.0.1:9000/e/0")
+	if err != nil {
+		return err
 	}
 	key, err := io.ReadAll(io.LimitReader(stdin, 1<<10))
 	if err != nil {

@@ -92,7 +92,7 @@ func TestTheSequentialFloorNeedsAProcessOfItsOwn(t *testing.T) {
 	}
 	layout := &Layout{Endpoints: make([]Endpoint, 1)}
 	_, err = MeasureSequential(t.Context(), filepath.Join(t.TempDir(), "none"), sink, layout, templates, time.Second)
-	if err == nil || !strings.Contains(err.Error(), "measure the sequential floor: the client failed") {
+	if err == nil || !strings.Contains(err.Error(), "measure the sequential floor: the sequential-client failed") {
 		t.Error(err)
 	}
 }
