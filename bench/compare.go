@@ -163,12 +163,12 @@ func (row Change) outcome(direction int) Outcome {
 // spread is how much the run moved by itself: its floors from one measurement to the next, and the rate
 // at which its closed loops were taken from one stretch to the next.
 func (r *Result) spread() (worst float64) {
-	floors := map[string][]float64{}
+	floors := map[string][]point{}
 	for _, f := range r.Floors {
-		floors[f.Of] = append(floors[f.Of], f.Direct)
+		floors[f.Of] = append(floors[f.Of], point{value: f.Direct})
 	}
 	for _, list := range floors {
-		worst = max(worst, relative(list))
+		worst = max(worst, deviation(list))
 	}
 	for i := range r.Phases {
 		p := r.Phases[i].loaded()
@@ -179,20 +179,8 @@ func (r *Result) spread() (worst float64) {
 	return worst
 }
 
-// relative is the range of some values to their mean.
-func relative(list []float64) float64 {
-	var sum float64
-	for _, v := range list {
-		sum += v
-	}
-	if len(list) < 2 || sum <= 0 {
-		return 0
-	}
-	return (slices.Max(list) - slices.Min(list)) / (sum / float64(len(list)))
-}
-
 // deviation is the standard error of the mean rate in its parts, twice: what another run of that length
-// may differ by.
+// may differ by. Of two parts it is their difference.
 func deviation(parts []point) float64 {
 	var sum, squares float64
 	for _, p := range parts {
@@ -237,7 +225,7 @@ func (r *Result) figures() map[string]float64 {
 // notFigures are in a result's figures and are none.
 var notFigures = []string{"options", "timeline", "judgement", "sink", "targets"}
 
-// flatten notes the numbers of a value that came from JSON, whose charts are left out.
+// flatten notes the numbers of a value that came from JSON, whose charts and parts of a whole are left out.
 func flatten(into map[string]float64, name string, value any) {
 	switch v := value.(type) {
 	case float64:
@@ -247,7 +235,7 @@ func flatten(into map[string]float64, name string, value any) {
 			flatten(into, name+"."+key, one)
 		}
 	case []any:
-		if strings.HasSuffix(name, "spectrum") || strings.HasSuffix(name, "timeline") || len(v) > 24 {
+		if strings.HasSuffix(name, "spectrum") || strings.HasSuffix(name, "timeline") || strings.HasSuffix(name, "round_ratios") || len(v) > 24 {
 			return
 		}
 		for i, one := range v {

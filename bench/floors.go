@@ -47,16 +47,24 @@ func MeasureFloors(ctx context.Context, sink *Sink, layout *Layout, templates *T
 	if f.Direct, err = run.measure(ctx, d); err != nil {
 		return f, fmt.Errorf("measure the direct floor: %w", err)
 	}
+	f.Proxy, err = MeasureProxy(ctx, sink, layout, templates, workers, d)
+	return f, err
+}
+
+// MeasureProxy measures Proxy alone.
+func MeasureProxy(ctx context.Context, sink *Sink, layout *Layout, templates *Templates, workers int, d time.Duration) (float64, error) {
 	proxy, err := startProxy(sink.address)
 	if err != nil {
-		return f, err
+		return 0, err
 	}
 	defer proxy.close()
+	run := directRun(sink, layout, templates, workers)
 	run.address, run.path, run.signed = proxy.address, unsignedPath, false
-	if f.Proxy, err = run.measure(ctx, d); err != nil {
-		return f, fmt.Errorf("measure the proxy floor: %w", err)
+	perSecond, err := run.measure(ctx, d)
+	if err != nil {
+		return 0, fmt.Errorf("measure the proxy floor: %w", err)
 	}
-	return f, nil
+	return perSecond, nil
 }
 
 // directRun has workers send signed bodies straight to the sink.

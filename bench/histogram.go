@@ -61,6 +61,14 @@ func (h *Histogram) merged() *hdrhistogram.Histogram {
 	return all
 }
 
+// add counts the times of another one, too.
+func (h *Histogram) add(other *Histogram) {
+	all, s := other.merged(), &h.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.h.Merge(all)
+}
+
 // Count is how many times were recorded.
 func (h *Histogram) Count() int64 { return h.merged().TotalCount() }
 

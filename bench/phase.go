@@ -13,6 +13,8 @@ import (
 type Phase struct {
 	Load    *Load
 	Measure *Measure
+	// Answered is from the start to the last answer.
+	Answered time.Duration
 	// Drained says that everything that was taken came; Drain is how long that took after the load.
 	Drained bool
 	Drain   time.Duration
@@ -70,8 +72,15 @@ func (r *Rig) Posts(events Pacer) Pacer {
 	return events
 }
 
-// Phase measures what send sends, and waits for the deliveries.
+// Phase measures what send sends, waits for the deliveries, and keeps it for the reports.
 func (r *Rig) Phase(ctx context.Context, name string, send func(context.Context) (*Load, error)) (*Phase, error) {
+	p, err := r.measure(ctx, name, send)
+	r.run.recordPhase(r.name(), name, p)
+	return p, err
+}
+
+// measure is Phase for one that is a part of another: it is not kept.
+func (r *Rig) measure(ctx context.Context, name string, send func(context.Context) (*Load, error)) (*Phase, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	if !r.cfg.MayDie {
@@ -92,12 +101,14 @@ func (r *Rig) Phase(ctx context.Context, name string, send func(context.Context)
 	watched := r.watch(p, name, start)
 	load, err := send(ctx)
 	p.Load, p.Backlog = load, r.Judge.Expected()-r.Judge.Arrived()
+	if load != nil {
+		p.Answered = load.Took
+	}
 	if err == nil {
 		p.drain(ctx, r)
 	}
 	p.Measure.End(time.Now())
 	watched()
-	r.run.recordPhase(r.name(), name, p)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}

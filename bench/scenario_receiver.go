@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,12 +38,12 @@ func receiverScenario() Scenario {
 		Explain: `
 Signed webhooks of 1,024 contacts, one a post, go to a receiver that hands them on to a sink: from 64
 connections with --durability process, then from 512 with power, each on a receiver of its own. First a closed
-loop, until the last event has been handed over; then an open loop at half of that rate, which the latencies
-are of. accepted_per_second are the answers, floor_per_second those of the same server that only reads the
-body and says 200, measured in the bench before and after; ratio is the one to the other, and bare_ack_ms are
-that server's times at the same half load. delivered_per_second
-is the hand-over, and proxy_ratio holds it against a stateless proxy. The order is judged for each contact.
-The JSON's common figures are those of process, and figures.durabilities has both.`,
+loop in rounds, each until its last event has been handed over; then an open loop at half of that rate, which
+the latencies are of. accepted_per_second are the answers, floor_per_second those of the same server that only
+reads the body and says 200, a process of its own too, measured before, between and after the rounds; ratio is
+the one to the other, round_ratios has it for each round, and bare_ack_ms are that server's times at the same
+half load. delivered_per_second is the hand-over, and proxy_ratio holds it against a stateless proxy. The order
+is judged for each contact. The JSON's common figures are those of process, and figures.durabilities has both.`,
 		Defaults: Options{Batch: 1},
 		Check:    noTarget,
 		Run:      runReceiver,
@@ -66,6 +65,7 @@ type receiverRow struct {
 	AcksPerSecond     float64   `json:"acks_per_second"`
 	BarePerSecond     float64   `json:"bare_per_second"`
 	Ratio             float64   `json:"ratio"`
+	RoundRatios       []float64 `json:"round_ratios"`
 	TargetRatio       float64   `json:"target_ratio"`
 	HandOverPerSecond float64   `json:"hand_over_per_second"`
 	HandOverAlone     float64   `json:"hand_over_alone_per_second"`
@@ -137,30 +137,21 @@ func (r *Run) measureReceiver(ctx context.Context, c receiverCase) (out *Result,
 	}
 	defer func() { err = errors.Join(err, rig.Close()) }()
 	short := min(max(r.Options.Duration/4, 250*time.Millisecond), 2*time.Second)
-	floors, err := MeasureFloors(ctx, rig.Sink, rig.Layout, rig.Templates, Connections, short)
+	proxy, err := MeasureProxy(ctx, rig.Sink, rig.Layout, rig.Templates, Connections, short)
 	if err != nil {
 		return nil, row, err
 	}
-	before, err := r.bareAcks(ctx, rig.Templates, c, key, 0, short)
+	bare, err := r.startBare(ctx, rig.Templates, c, key)
 	if err != nil {
 		return nil, row, err
 	}
+	defer func() { err = errors.Join(err, bare.close()) }()
 	if err := rig.WarmUp(ctx); err != nil {
 		return nil, row, err
 	}
-	full, err := rig.Closed(ctx, r.Options.Duration)
+	full, floor, ratios, err := rig.inTurns(ctx, bare, proxy)
 	if err != nil {
 		return nil, row, err
-	}
-	after, err := r.bareAcks(ctx, rig.Templates, c, key, 0, short)
-	if err != nil {
-		return nil, row, err
-	}
-	floors.Direct = 0
-	for _, bare := range []*Load{before, after} {
-		rate := perSecond(bare.Accepted, bare.Took)
-		floors.Direct += rate / 2
-		r.recordFloors(rig.label, Floors{Direct: rate, Proxy: floors.Proxy})
 	}
 	rate := perSecond(full.Load.Accepted, full.Load.Took) / 2
 	if rate == 0 {
@@ -170,15 +161,15 @@ func (r *Run) measureReceiver(ctx context.Context, c receiverCase) (out *Result,
 	if err != nil {
 		return nil, row, err
 	}
-	bare, err := r.bareAcks(ctx, rig.Templates, c, key, rate, short)
+	bareHalf, err := bare.load(ctx, rate, short)
 	if err != nil {
 		return nil, row, err
 	}
 	if err := rig.Settle(); err != nil {
 		return nil, row, err
 	}
-	out, row = c.result(rig, full, half, floors)
-	row.BareAckMS = bare.Ack.Quantiles()
+	out, row = c.result(rig, full, half, Floors{Direct: floor, Proxy: proxy})
+	row.BareAckMS, row.RoundRatios = bareHalf.Ack.Quantiles(), ratios
 	return out, row, nil
 }
 
@@ -280,47 +271,4 @@ func contactTracks(templates *Templates, connections int) (all []*Track, crews [
 		crews[i] = []*crew{c}
 	}
 	return all, crews
-}
-
-// bareAcks measures the same connections and webhooks against a server that only reads the body and
-// answers 200: in a closed loop, or in an open one at a rate.
-func (r *Run) bareAcks(ctx context.Context, templates *Templates, c receiverCase, key string, rate float64, d time.Duration) (*Load, error) {
-	defer r.Terminal.Watch(func() string { return "measuring the bare server" })()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, fmt.Errorf("start the bare server: %w", err)
-	}
-	server := &fasthttp.Server{
-		Name: "Staffetta", ReadBufferSize: 16 << 10, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, MaxRequestBodySize: 1 << 20,
-		Concurrency: 8192, CloseOnShutdown: true, TCPKeepalive: true, Logger: silent{},
-		Handler: func(ctx *fasthttp.RequestCtx) {
-			_ = ctx.Request.Body()
-			ctx.SetBodyString("OK")
-		},
-	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = server.Serve(l)
-	}()
-	_, crews := contactTracks(templates, c.connections)
-	producers := NewProducers(LoadConfig{
-		Address: l.Addr().String(), Dialect: HookDialect(receiverPath, key), Crews: crews, Size: templates.Size, Batch: 1,
-	})
-	var load *Load
-	if rate > 0 {
-		load, err = producers.Open(ctx, Constant(rate, d))
-	} else {
-		load, err = producers.Closed(ctx, d)
-	}
-	producers.Close()
-	_ = server.Shutdown()
-	<-served
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("measure the bare server: %w", err)
-	}
-	return load, nil
 }

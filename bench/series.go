@@ -131,7 +131,7 @@ var leadsUp = map[string]bool{"warm-up": true, "ramp": true}
 func (r *Run) recordPhase(of, name string, p *Phase) {
 	one := Record{Of: of, Name: name, Counted: !leadsUp[name], TookS: p.Measure.Took().Seconds(), Delivered: p.Measure.Delivered(), Timeline: p.Timeline}
 	if p.Load != nil {
-		one.Offered, one.Accepted, one.LoadS = p.Load.Offered, p.Load.Accepted, p.Load.Took.Seconds()
+		one.Offered, one.Accepted, one.LoadS = p.Load.Offered, p.Load.Accepted, p.Answered.Seconds()
 	}
 	if one.Counted {
 		one.Latency = p.Measure.Latency().Distribution()

@@ -25,6 +25,8 @@ const (
 	idleTimeout = 2 * time.Minute
 )
 
+// newServer is the intake's server. The bench holds a receiver against a bare one with the same settings
+// (bench/bare.go): change both.
 func (r *Receiver) newServer() *fasthttp.Server {
 	s := &fasthttp.Server{
 		Handler:            r.handle,

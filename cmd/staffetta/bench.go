@@ -58,6 +58,8 @@ func (c *benchCommand) run(s *surroundings) error {
 		return c.again(s)
 	case c.Scenario == bench.SequentialClient:
 		return bench.RunSequentialClient(s.ctx, c.options(), s.stdin, s.stdout)
+	case c.Scenario == bench.BareServer:
+		return bench.RunBareServer(s.ctx, c.options(), s.stdin, s.stdout)
 	}
 	binary, err := os.Executable()
 	if err != nil {

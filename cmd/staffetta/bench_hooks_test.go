@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,9 +42,11 @@ func TestTheBenchOfAReceiverLosesNothingAndIsReportedAgain(t *testing.T) {
 				Durability  string
 				Connections int
 				Ratio       float64
+				RoundRatios []float64             `json:"round_ratios"`
 				AckMS       struct{ P99 float64 } `json:"ack_ms"`
 			}
 		}
+		Floors []struct{ Direct float64 }
 		Phases []struct {
 			Counted  bool
 			Ack      struct{ HDR string }
@@ -59,6 +63,9 @@ func TestTheBenchOfAReceiverLosesNothingAndIsReportedAgain(t *testing.T) {
 	if got := result.AcceptedPerSecond / result.FloorPerSecond; result.Delivered == 0 || result.Delivered != result.Accepted ||
 		d[0].Ratio != result.Ratio || got/result.Ratio > 1.001 || got/result.Ratio < 0.999 || result.RSS <= 0 {
 		t.Errorf("%+v", result)
+	}
+	if len(d[0].RoundRatios) < 2 || len(result.Floors) != len(d[0].RoundRatios)+len(d[1].RoundRatios)+2 {
+		t.Errorf("%d floors, and rounds %v and %v between them", len(result.Floors), d[0].RoundRatios, d[1].RoundRatios)
 	}
 	counted := 0
 	for _, p := range result.Phases {
@@ -204,7 +211,7 @@ func TestTheBenchOfAnEndpointAsksBeforeItLoadsAnotherMachine(t *testing.T) {
 	runCommand("", "bench", "list", "--names").check(t, exitDone, "receiver\nendpoint\n")
 }
 
-func TestTheClientOfTheSequentialFloorSendsToTheLoopbackAndIsInNoList(t *testing.T) {
+func TestTheClientOfTheSequentialFloorSendsToTheLoopback(t *testing.T) {
 	h, server := newGuarded(t, 1e9)
 	o := runCommand(h.key, "bench", "sequential-client", "--target", server.URL+"/e/0?a=b", "--payload", "512", "--duration", "100ms")
 	var sent struct{ Sent, Accepted int }
@@ -218,9 +225,56 @@ func TestTheClientOfTheSequentialFloorSendsToTheLoopbackAndIsInNoList(t *testing
 	if o.status != exitUsage || !strings.Contains(o.stderr, "a sink on the loopback") {
 		t.Errorf("another machine: exit status %d: %s", o.status, o.stderr)
 	}
+}
+
+func TestTheBareServerOfTheBenchEndsWithItsInputAndWhenItIsTold(t *testing.T) {
+	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
+		"its input is closed, as by a bench that is killed": func(_ *exec.Cmd, input io.Closer) error { return input.Close() },
+		"SIGTERM": func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(syscall.SIGTERM) },
+	} {
+		c := exec.CommandContext(t.Context(), os.Args[0], "bench", "bare-server", "--target", "http://127.0.0.1:0")
+		c.Env = append(os.Environ(), asProgram+"=1")
+		input, err := c.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		output, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var listening struct{ Address string }
+		if err := json.NewDecoder(output).Decode(&listening); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.Post("http://"+listening.Address+"/hooks/bench", "application/json", strings.NewReader("{}"))
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %v %v", name, resp, err)
+		} else {
+			_ = resp.Body.Close()
+		}
+		if err := end(c, input); err != nil {
+			t.Error(err)
+		}
+		if err := c.Wait(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o := runCommand("", "bench", "bare-server", "--target", "http://0.0.0.0:0")
+	if o.status != exitUsage || !strings.Contains(o.stderr, "where to listen on the loopback") {
+		t.Errorf("every address: exit status %d: %s", o.status, o.stderr)
+	}
+}
+
+func TestTheHelpersOfTheBenchAreInNoList(t *testing.T) {
 	for _, args := range []string{"bench list", "bench list --names", "bench --help", "bench nothing"} {
-		if o := runCommand("", strings.Fields(args)...); strings.Contains(o.stdout+o.stderr, "sequential-client") {
-			t.Errorf("%s names it:\n%s%s", args, o.stdout, o.stderr)
+		o := runCommand("", strings.Fields(args)...)
+		for _, name := range []string{"sequential-client", "bare-server"} {
+			if strings.Contains(o.stdout+o.stderr, name) {
+				t.Errorf("%s names %s:\n%s%s", args, name, o.stdout, o.stderr)
+			}
 		}
 	}
 }
