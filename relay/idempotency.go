@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 
@@ -66,6 +67,7 @@ func parseFingerprint(s string) (f fingerprint, ok bool) {
 // batches in a stream of its own. It is bounded by a number of keys; beyond it the oldest go first.
 type idempotency struct {
 	js    jetstream.JetStream
+	reads *nats.Conn // for reading events
 	log   zerolog.Logger
 	parts [idempotencyParts]keys
 
@@ -124,8 +126,8 @@ type claim struct {
 	found *foundEvent
 }
 
-func newIdempotency(js jetstream.JetStream, bound int, log zerolog.Logger) *idempotency {
-	x := &idempotency{js: js, log: log, full: make(chan struct{}, 1)}
+func newIdempotency(js jetstream.JetStream, reads *nats.Conn, bound int, log zerolog.Logger) *idempotency {
+	x := &idempotency{js: js, reads: reads, log: log, full: make(chan struct{}, 1)}
 	for i := range x.parts {
 		x.parts[i] = keys{
 			bound:    max(bound/idempotencyParts, 1),
@@ -193,6 +195,9 @@ func (x *idempotency) release(f fingerprint, eventID string, endpoints map[strin
 	if len(endpoints) > 0 {
 		if before := k.found[f]; before != nil {
 			maps.Copy(endpoints, before.endpoints)
+		}
+		if len(k.found) >= k.bound {
+			k.forgetFound(time.Now().Add(-time.Minute)) // who wants to send it again does so soon
 		}
 		k.found[f] = &foundEvent{eventID: eventID, endpoints: endpoints, at: time.Now()}
 		x.unrecorded.Store(true)
@@ -355,9 +360,7 @@ func (x *idempotency) load(ctx context.Context, shards int) error {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			errs[n] = readStream(ctx, x.js, staffetta.EventStream(n), jetstream.ConsumerConfig{
-				DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since,
-			}, func(m jetstream.Msg) error { return x.foundStored(m, staffetta.EventSubject(n, "")) })
+			errs[n] = x.lookThrough(ctx, n, since)
 		})
 	}
 	wg.Wait()
@@ -414,18 +417,32 @@ func (x *idempotency) writeFound(ctx context.Context) error {
 	return nil
 }
 
-// foundStored notes a copy of an event whose key may not be on record.
-func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
-	stored, _ := staffetta.ParseStoredEvent(m.Data())
-	f, ok := parseFingerprint(stored.Key)
-	if !ok {
+// lookThrough notes the events of a shard that were stored since a time and whose keys may not be on
+// record. What one request brings is bounded in bytes: a few large events for many endpoints are more than
+// a connection may have under way.
+func (x *idempotency) lookThrough(ctx context.Context, shard int, since time.Time) error {
+	events := eventShelf(x.reads, shard)
+	from, err := events.firstSince(ctx, since)
+	if err != nil || from == 0 {
+		return err
+	}
+	return events.each(ctx, staffetta.EventSubjects(shard), from, ^uint64(0), 0, func(m *shelved) error {
+		x.foundStored(m)
 		return nil
+	})
+}
+
+// foundStored notes a copy of an event whose key may not be on record.
+func (x *idempotency) foundStored(m *shelved) {
+	f, ok := parseFingerprint(m.key)
+	if !ok {
+		return
 	}
 	k := x.part(f)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, ok := k.accepted[f]; ok {
-		return nil
+		return
 	}
 	e := k.found[f]
 	if e == nil {
@@ -433,10 +450,13 @@ func (x *idempotency) foundStored(m jetstream.Msg, prefix string) error {
 		k.found[f] = e
 	}
 	e.recorded, e.at = false, time.Now()
-	e.eventID = stored.ID
-	e.endpoints[m.Subject()[len(prefix):]] = true
-	return nil
+	e.eventID = m.eventID
+	e.endpoints[endpointOfSubject(m.subject)] = true
 }
+
+// readBatch bounds what a request to the store brings: a record has less than 1 MiB, and a connection may
+// have 256 MiB under way.
+const readBatch = 100
 
 // readStream calls f for every message of a stream that cfg selects and that is there by now.
 func readStream(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.ConsumerConfig, f func(jetstream.Msg) error) error {
@@ -448,7 +468,7 @@ func readStream(ctx context.Context, js jetstream.JetStream, stream string, cfg 
 	}
 	defer func() { _ = js.DeleteConsumer(context.WithoutCancel(ctx), stream, consumer.CachedInfo().Name) }()
 	for left := consumer.CachedInfo().NumPending; left > 0; {
-		batch, err := consumer.Fetch(int(min(left, 500)), jetstream.FetchMaxWait(10*time.Second))
+		batch, err := consumer.Fetch(int(min(left, readBatch)), jetstream.FetchMaxWait(10*time.Second))
 		if err != nil {
 			return fmt.Errorf("read %s: %w", stream, err)
 		}
@@ -460,7 +480,7 @@ func readStream(ctx context.Context, js jetstream.JetStream, stream string, cfg 
 			}
 		}
 		if got == 0 {
-			return fmt.Errorf("read %s: %d messages missing: %w", stream, left, batch.Error())
+			return errors.Join(fmt.Errorf("read %s: %d messages are missing", stream, left), batch.Error())
 		}
 		left -= min(got, left)
 	}

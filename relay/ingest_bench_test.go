@@ -16,14 +16,15 @@ import (
 	"github.com/staffetta-relay/staffetta/embed/embedtest"
 )
 
-// newTestIngest is the intake on a real store, with n endpoints in the workspace acme.
-func newTestIngest(tb testing.TB, n int) *ingest {
+// newTestIngest is the intake on a real store, with n endpoints in the workspace acme; opts are of the
+// connections that it publishes over.
+func newTestIngest(tb testing.TB, n int, opts ...nats.Option) *ingest {
 	tb.Helper()
 	srv := embedtest.Start(tb, tb.TempDir(), 4, func(c *embed.Config) { c.Log = zerolog.Nop() })
 	js := embedtest.JetStream(tb, srv)
 	var conns []*nats.Conn
 	for range 2 {
-		conn, err := srv.Connect("intake")
+		conn, err := srv.Connect("intake", append(opts, nats.ReconnectBufSize(-1))...)
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -62,7 +63,7 @@ func newTestIngest(tb testing.TB, n int) *ingest {
 	}
 	p := startPublisher(tb, publisherConfig{conns: conns, js: js, shards: 4})
 	return &ingest{
-		registry: registry, publisher: p, idempotency: newIdempotency(js, 1_000_000, zerolog.Nop()),
+		registry: registry, publisher: p, idempotency: newIdempotency(js, js.Conn(), 1_000_000, zerolog.Nop()),
 		catalogue: staffetta.DefaultCatalogue(), accepting: func() error { return nil },
 	}
 }

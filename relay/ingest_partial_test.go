@@ -90,7 +90,7 @@ func TestARepeatOfAnEventThatIsStoredForSomeEndpointsSendsTheOthersAlone(t *test
 					if err := in.idempotency.recordFound(t.Context()); err != nil {
 						t.Fatal(err)
 					}
-					in.idempotency = newIdempotency(in.idempotency.js, 1_000_000, zerolog.Nop())
+					in.idempotency = newIdempotency(in.idempotency.js, in.idempotency.reads, 1_000_000, zerolog.Nop())
 					if err := in.idempotency.load(t.Context(), 4); err != nil {
 						t.Fatal(err)
 					}

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -11,11 +12,16 @@ import (
 )
 
 const (
-	// doubtWait bounds one try to clear a doubt. doubtPause is the time before each: where a connection was
-	// cut the server may still be at what it had read of it.
-	doubtWait  = 5 * time.Second
-	doubtPause = 250 * time.Millisecond
+	// doubtWait bounds one try to clear a doubt, barrierWait the first part of it. doubtPause is the time
+	// before the first, and twice as long before each of the next: where a connection was cut the server may
+	// still be at what it had read of it.
+	doubtWait     = 5 * time.Second
+	barrierWait   = time.Second
+	doubtPause    = 250 * time.Millisecond
+	doubtPauseMax = 4 * time.Second
 )
+
+var errCut = fmt.Errorf("the connection to the store was cut: %w", errPressure)
 
 // cutOff doubts what was on its way on a connection that was lost and found again: some of it may have
 // reached the store.
@@ -23,7 +29,7 @@ func (p *publisher) cutOff(conn *nats.Conn) {
 	for _, l := range p.lines {
 		if l.conn == conn {
 			l.mu.Lock()
-			l.doubted(fmt.Errorf("the connection to the store was cut: %w", errPressure))
+			l.doubted(errCut)
 			l.mu.Unlock()
 		}
 	}
@@ -35,8 +41,8 @@ func (l *line) clear(ctx context.Context) {
 	l.mu.Lock()
 	run, last := l.run, l.last // nobody changes them while there is a doubt
 	l.mu.Unlock()
-	for {
-		pause(ctx, doubtPause)
+	for wait := doubtPause; ; wait = min(2*wait, doubtPauseMax) {
+		pause(ctx, wait)
 		sequences, end, err := l.lookUp(ctx, run, last)
 		if err == nil {
 			l.cleared(sequences, end)
@@ -70,7 +76,7 @@ func (l *line) lookUp(ctx context.Context, run []*eventCopy, last uint64) (seque
 	events := eventShelf(l.p.cfg.reads, l.shard)
 	err = events.each(ctx, staffetta.EventSubjects(l.shard), last+1, end, 0, func(m *shelved) error {
 		for i := next; i < len(run); i++ {
-			if c := run[i]; c.route.Subject == m.subject && c.event.ID == m.eventID && c.event.Replay == m.replay {
+			if c := run[i]; c.route.Subject == m.subject && c.event.is(m) {
 				sequences[i], next = m.sequence, i+1
 				return nil
 			}
@@ -81,9 +87,16 @@ func (l *line) lookUp(ctx context.Context, run []*eventCopy, last uint64) (seque
 	return sequences, end, err
 }
 
+// is reports whether a stored message is the event.
+func (e *storedEvent) is(m *shelved) bool {
+	return e.ID == m.eventID && e.Replay == m.replay && e.Key == m.key && bytes.Equal(e.Payload, m.data)
+}
+
 // passThrough returns once the store has dealt with all that was sent over the connection before: a
 // message that it must refuse takes the same way.
 func (l *line) passThrough(ctx context.Context, subject string) error {
+	ctx, cancel := context.WithTimeout(ctx, barrierWait)
+	defer cancel()
 	m := nats.NewMsg(subject)
 	m.Header.Set("Nats-Expected-Last-Sequence", "9223372036854775807")
 	answer, err := l.conn.RequestMsgWithContext(ctx, m)

@@ -107,7 +107,12 @@ func (l *line) start() {
 	}
 	l.state, l.since = runUnderWay, time.Now()
 	l.number++
+	life := l.conn.Stats().Reconnects
 	for i, c := range l.run {
+		if l.conn.Stats().Reconnects != life { // the end of the run must not go without its beginning
+			l.doubted(errCut)
+			return
+		}
 		m := nats.Msg{Subject: c.route.Subject, Data: c.event.data}
 		if i == len(l.run)-1 {
 			m.Reply = l.inbox + strconv.FormatUint(l.number, 10)
@@ -128,7 +133,7 @@ func (l *line) take() {
 	n, size := 0, 0
 	for ; n < len(l.waiting) && len(l.run) < runCopies; n++ {
 		c := l.waiting[n]
-		if c.group.abandoned.Load() {
+		if c.group.abandoned.Load() || c.group.failed() != nil { // its producer sends all of it again, in order
 			l.room.Release(1)
 			c.group.fail(errPressure)
 			c.group.answered()
@@ -182,11 +187,8 @@ func (l *line) answer(number uint64, data []byte) {
 		return
 	}
 	n := uint64(len(l.run))
-	if n > 1 && (err != nil || sequence != l.last+n) {
-		if err == nil {
-			err = fmt.Errorf("the stream ends at %d, not at %d", sequence, l.last+n)
-		}
-		l.doubted(err)
+	if why := doubtful(n, l.last, sequence, duplicate, err); why != nil {
+		l.doubted(why)
 		l.mu.Unlock()
 		return
 	}
@@ -207,6 +209,21 @@ func (l *line) answer(number uint64, data []byte) {
 		c.group.answered()
 	}
 	l.next()
+}
+
+// doubtful says why an answer to a run of n copies behind last does not tell what became of them, or nil.
+// Of one copy alone an error or a duplicate does.
+func doubtful(n, last, sequence uint64, duplicate bool, err error) error {
+	switch {
+	case err != nil && n > 1:
+		return err
+	case err != nil || duplicate && n == 1:
+		return nil
+	case sequence != last+n:
+		return fmt.Errorf("the stream ends at %d, not at %d", sequence, last+n)
+	default:
+		return nil
+	}
 }
 
 // next begins the next run: all that the one before was for has been told, so the lanes hear of a

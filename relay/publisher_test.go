@@ -62,7 +62,7 @@ func newPublisherTest(t *testing.T) *publisherTest {
 	t.Helper()
 	srv := embedtest.Start(t, t.TempDir(), 1)
 	connect := func(name string) *nats.Conn {
-		conn, err := srv.Connect(name)
+		conn, err := srv.Connect(name, nats.ReconnectBufSize(-1))
 		if err != nil {
 			t.Fatal(err)
 		}

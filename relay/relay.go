@@ -27,7 +27,9 @@ type Config struct {
 	// Listener is used in place of Listen where it is set.
 	Listener net.Listener
 	// Publish are the connections that events are stored over; a shard always uses the same one.
-	// Two or three serve best: one alone is a bottleneck, many cost more than they give.
+	// Two or three serve best: one alone is a bottleneck, many cost more than they give. Have them buffer
+	// nothing while they reconnect (nats.ReconnectBufSize(-1)): the end of a run must not go without its
+	// beginning.
 	Publish []*nats.Conn
 	// JetStream is for everything else; give it a connection of its own.
 	JetStream jetstream.JetStream
@@ -132,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Relay, error) {
 	if cfg.Quota != nil {
 		cfg.Quota.attach(r.registry)
 	}
-	r.idempotency = newIdempotency(cfg.JetStream, cfg.IdempotencyKeys, cfg.Log)
+	r.idempotency = newIdempotency(cfg.JetStream, cfg.Reads, cfg.IdempotencyKeys, cfg.Log)
 	if err := r.idempotency.load(ctx, cfg.Shards); err != nil {
 		return nil, err
 	}

@@ -362,7 +362,7 @@ func readBody(ctx *fasthttp.RequestCtx, buffer *bytes.Buffer, limit int, room fu
 	}
 	stream := ctx.RequestBodyStream()
 	if stream == nil {
-		return ctx.Request.Body(), nil
+		return append(buffer.AvailableBuffer(), ctx.Request.Body()...), nil // the server uses its memory again
 	}
 	if length >= 0 && length <= smallBody {
 		buffer.Grow(length)

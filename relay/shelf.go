@@ -52,8 +52,9 @@ type shelved struct {
 	at       time.Time
 	header   nats.Header
 	data     []byte // an event's payload, where it is one
-	// eventID and eventType are of an event or a dead letter, replay is an event's mark.
-	eventID, eventType, replay string
+	// eventID and eventType are of an event or a dead letter; key and replay are an event's, see
+	// staffetta.StoredEvent.
+	eventID, eventType, key, replay string
 	// behind is how many messages of the subject come behind it, where many were asked for.
 	behind uint64
 }
@@ -126,7 +127,7 @@ func (s shelf) read(msg *nats.Msg) (*shelved, error) {
 	m := &shelved{header: msg.Header, data: msg.Data, subject: msg.Header.Get("Nats-Subject")}
 	if s.events {
 		e, _ := staffetta.ParseStoredEvent(msg.Data)
-		m.data, m.eventID, m.eventType, m.replay = e.Payload, e.ID, e.Type, e.Replay
+		m.data, m.eventID, m.eventType, m.key, m.replay = e.Payload, e.ID, e.Type, e.Key, e.Replay
 	} else {
 		m.eventID, m.eventType = m.text(staffetta.HeaderEventID), m.text(staffetta.HeaderEventType)
 	}

@@ -90,7 +90,7 @@ func runRelay(ctx context.Context, c relaySettings, running func(*relay.Relay)) 
 	}
 	var publish []*nats.Conn
 	for range publishConnections {
-		conn, err := connect("intake")
+		conn, err := server.Connect("staffetta intake", nats.ReconnectBufSize(-1))
 		if err != nil {
 			return err
 		}
