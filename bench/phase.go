@@ -137,13 +137,40 @@ func (p *Phase) drain(ctx context.Context, r *Rig) {
 	p.Drain = time.Since(start)
 }
 
+// sampling calls sample at an interval, and a last time when the function it gives is called, which
+// returns after that.
+func sampling(every time.Duration, sample func(last bool)) (stop func()) {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				sample(true)
+				return
+			case <-ticker.C:
+				sample(false)
+			}
+		}
+	})
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
 // watch takes the samples of a phase and shows how far it is, until the function it gives is called.
 func (r *Rig) watch(p *Phase, name string, start time.Time) (stop func()) {
 	taken, arrived := r.Producers.Accepted(), r.Judge.Arrived()
 	used, own := r.usage(), usageOf(os.Getpid()).CPU
 	p.Used.RSS = used.RSS
 	var latency, ack stretch
-	sample := func() {
+	sample := func(last bool) {
+		if !last && len(p.Timeline) >= 100_000 {
+			return
+		}
 		now := r.usage()
 		p.Used.Known = now.Known && used.Known
 		p.Used.CPU, p.Used.RSS = now.CPU-used.CPU, max(p.Used.RSS, now.RSS)
@@ -154,31 +181,14 @@ func (r *Rig) watch(p *Phase, name string, start time.Time) (stop func()) {
 		})
 	}
 	every := min(max(r.run.Options.Duration/20, 100*time.Millisecond), time.Second)
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				sample()
-				return
-			case <-ticker.C:
-				if len(p.Timeline) < 100_000 {
-					sample()
-				}
-			}
-		}
-	})
+	sampled := sampling(every, sample)
 	shown := r.run.Terminal.Watch(func() string {
 		return fmt.Sprintf("%s, %s: %.0f s, %s accepted, %s delivered, %s outstanding", r.name(), name, time.Since(start).Seconds(),
 			count(r.Producers.Accepted()-taken), count(r.Judge.Arrived()-arrived), count(r.Judge.Expected()-r.Judge.Arrived()))
 	})
 	return func() {
 		shown()
-		close(done)
-		wg.Wait()
+		sampled()
 		p.Own = usageOf(os.Getpid()).CPU - own
 	}
 }

@@ -172,29 +172,13 @@ func (p *probe) step(ctx context.Context, rate, most float64, d time.Duration) (
 func (s *probing) watch(every time.Duration) (stop func() []Sample) {
 	var recent stretch
 	var samples []Sample
-	sample := func() {
+	sampled := sampling(every, func(bool) {
 		samples = append(samples, Sample{
 			AtS: time.Since(s.start).Seconds(), Accepted: s.sent.Load(), Delivered: s.ok.Load(), Recent: Recent{Ack: recent.since(s.times)},
 		})
-	}
-	done, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		ticker := time.NewTicker(every)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-done:
-				sample()
-				return
-			case <-ticker.C:
-				sample()
-			}
-		}
-	}()
+	})
 	return func() []Sample {
-		close(done)
-		<-ended
+		sampled()
 		return samples
 	}
 }

@@ -162,8 +162,8 @@ func (l *line) doubted(err error) {
 
 // answer takes the store's word on a run.
 func (p *publisher) answer(m *nats.Msg) {
-	rest, number, _ := cutLast(m.Subject)
-	_, shard, _ := cutLast(rest)
+	rest, number := cutLast(m.Subject)
+	_, shard := cutLast(rest)
 	n, err1 := strconv.ParseUint(number, 10, 64)
 	s, err2 := strconv.Atoi(shard)
 	if err1 == nil && err2 == nil && s >= 0 && s < len(p.lines) {
@@ -171,12 +171,10 @@ func (p *publisher) answer(m *nats.Msg) {
 	}
 }
 
-func cutLast(subject string) (before, token string, found bool) {
+// cutLast takes the last token off a subject.
+func cutLast(subject string) (before, token string) {
 	i := strings.LastIndexByte(subject, '.')
-	if i < 0 {
-		return "", subject, false
-	}
-	return subject[:i], subject[i+1:], true
+	return subject[:max(i, 0)], subject[i+1:]
 }
 
 func (l *line) answer(number uint64, data []byte) {

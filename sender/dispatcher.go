@@ -73,8 +73,8 @@ type Config struct {
 	CursorInterval time.Duration
 	// IdleAfter is how long a lane keeps its consumer without an event. Default 2 minutes.
 	IdleAfter time.Duration
-	// Keep is how long settled events stay in the store at least, so that the store still
-	// recognises a repeated one. Default 2 minutes, the streams' duplicate window.
+	// Keep is how long settled events stay in the store at least, for whoever looks for an event soon
+	// after it was stored: a start after a kill, a replay. Default 2 minutes.
 	Keep time.Duration
 	// HoldMaxAge and HoldMaxEvents bound what a held lane keeps: events that were stored longer ago,
 	// or that are more, the oldest first, are given up by Target.Drop with ErrorHeld, within half a
